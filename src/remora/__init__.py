@@ -1,0 +1,1 @@
+"""Remora: remote objects for Python."""

@@ -1,0 +1,1 @@
+"""What every other layer may use: ids, errors, configuration, resources."""

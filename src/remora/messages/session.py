@@ -1,0 +1,71 @@
+"""How a process comes to its node daemon, and what they tell each other about themselves."""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """First message of every connection, from the side that opened it.
+
+    ``role`` is ``driver``, ``worker``, ``peer`` (another process of the node, which submits tasks here) or
+    ``inspector`` (the command line). ``process`` is empty when the daemon is to choose it.
+    """
+
+    version: int
+    role: str
+    pid: int
+    process: bytes = b""
+    token: str = ""
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """The daemon's answer to a driver or worker; two descriptors come with it, arena (read-write) and slots."""
+
+    process: bytes
+    session_directory: str
+    store_limit_bytes: int
+    resources: dict[str, float]
+    namespace: str
+    slot: int = 0
+
+
+class Refused(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """The connection was refused, with a sentence for the user; it is closed after this."""
+
+    reason: str
+
+
+class Leaving(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    """The process ends in order: everything it had to acknowledge is acknowledged."""
+
+
+class SessionEnded(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    """The session is over for this process; ``reason`` says why."""
+
+    reason: str
+
+
+class JobEnvironment(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    """Driver to daemon, once: what its workers must have to find the same modules."""
+
+    sys_path: list[str]
+    working_directory: str
+    main_file: str
+    namespace: str
+    log_to_driver: bool = True
+
+
+class WorkerOutput(msgspec.Struct, array_like=True, tag=7, frozen=True):
+    """Lines that a worker printed, for the driver's terminal."""
+
+    pid: int
+    name: str
+    lines: list[str]
+    is_error: bool = False
+    dropped_lines: int = 0
+
+
+MESSAGES = (Hello, Welcome, Refused, Leaving, SessionEnded, JobEnvironment, WorkerOutput)

@@ -1,0 +1,1 @@
+"""Driver, worker, node daemon and zygote: where threads, loops and effects live."""

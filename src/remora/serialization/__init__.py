@@ -1,0 +1,1 @@
+"""Values to bytes and back: zero-copy buffers, the refs inside a value, errors."""

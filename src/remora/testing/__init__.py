@@ -1,0 +1,1 @@
+"""Local clusters, simulation, fakes and fault injection. Nothing else imports it."""
