@@ -30,6 +30,9 @@ FAILED = 3
 BORROWED = 4
 """Came from another process and was not asked for yet: the node daemon knows."""
 
+UNFINISHED = (PENDING, BORROWED)
+"""The states in which this process has neither a value nor an error."""
+
 STATE_NAMES = {PENDING: "pending", INLINE: "inline", STORED: "stored", FAILED: "failed", BORROWED: "borrowed"}
 
 

@@ -1,0 +1,1 @@
+"""A worker process: runs tasks, or one actor."""
