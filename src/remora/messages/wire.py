@@ -10,9 +10,15 @@ from typing import Any, Union
 
 import msgspec
 
-from remora.messages import objects, session, tasks
+from remora.messages import actors, leases, objects, session, tasks
 
-ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (*session.MESSAGES, *objects.MESSAGES, *tasks.MESSAGES)
+ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
+    *session.MESSAGES,
+    *objects.MESSAGES,
+    *tasks.MESSAGES,
+    *leases.MESSAGES,
+    *actors.MESSAGES,
+)
 
 HEADER_SIZE_BYTES = 4
 MAX_FRAME_BYTES = 1 << 30

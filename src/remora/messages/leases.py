@@ -1,0 +1,112 @@
+"""Leases: how a process that submits tasks comes to workers of its own for a while.
+
+The submitter asks its daemon for workers by the shape of its tasks, pushes tasks straight to the workers that it is
+granted, and gives them back when it has nothing left for them or when the daemon asks. Resource amounts are whole
+numbers of 1/10000 (:mod:`remora.base.resources`). A lease number names one grant and is never used again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+WORKER_BLOCKED = 0
+"""The worker waits in ``get``, ``wait``, ``await`` or ``next``: its CPUs may run something else."""
+WORKER_RUNNING = 1
+"""It woke up and uses its CPUs again, whatever runs beside it."""
+WORKER_IDLE = 2
+"""The answer to ``LeaseEnded``: it has nothing more to run."""
+
+
+class RequestLease(msgspec.Struct, array_like=True, tag=60, frozen=True):
+    """Submitter to daemon: *count* more workers for tasks of this shape, each granted when there is room.
+
+    ``request`` is a number that the submitter has not used before. ``backlog`` is how many tasks wait for a
+    worker, for ``remora status``. ``environment`` is the key of a runtime environment, empty for the job's own.
+    """
+
+    request: int
+    resources: dict[str, int]
+    strategy: str = ""
+    environment: str = ""
+    count: int = 1
+    backlog: int = 0
+
+
+class CancelRequest(msgspec.Struct, array_like=True, tag=61, frozen=True):
+    """Submitter to daemon: what of this request is not granted yet is not wanted any more."""
+
+    request: int
+
+
+class LeaseGranted(msgspec.Struct, array_like=True, tag=62, frozen=True):
+    """Daemon to submitter: the worker runs your tasks and nobody else's until you return the lease.
+
+    ``slot`` is the worker's place in the page of running calls.
+    """
+
+    request: int
+    lease: int
+    worker: bytes
+    address: str
+    slot: int
+    gpu_ids: tuple[int, ...] = ()
+
+
+class LeaseDelayed(msgspec.Struct, array_like=True, tag=63, frozen=True):
+    """Daemon to submitter: the request waits, and ``reason`` tells the user why it may wait for long."""
+
+    request: int
+    reason: str
+
+
+class RequestFailed(msgspec.Struct, array_like=True, tag=64, frozen=True):
+    """Daemon to submitter: the rest of the request can never be granted; its tasks fail with ``reason``."""
+
+    request: int
+    reason: str
+
+
+class LeaseBroken(msgspec.Struct, array_like=True, tag=65, frozen=True):
+    """Daemon to the holder of a lease: the worker died; ``cause`` says how (signal, exit code, out of memory)."""
+
+    lease: int
+    worker: bytes
+    cause: str
+
+
+class ReclaimLease(msgspec.Struct, array_like=True, tag=66, frozen=True):
+    """Daemon to the holder: others starve; let what was sent to the worker end, then return the lease."""
+
+    lease: int
+
+
+class ReturnLease(msgspec.Struct, array_like=True, tag=67, frozen=True):
+    """Holder to daemon: nothing of mine is running or queued at these workers."""
+
+    leases: list[int]
+
+
+class WorkerState(msgspec.Struct, array_like=True, tag=68, frozen=True):
+    """Worker to its daemon: ``WORKER_BLOCKED``, ``WORKER_RUNNING`` or ``WORKER_IDLE``."""
+
+    state: int
+
+
+class LeaseEnded(msgspec.Struct, array_like=True, tag=69, frozen=True):
+    """Daemon to worker: the holder of your lease is gone. End what runs, then say ``WORKER_IDLE``."""
+
+    lease: int
+
+
+MESSAGES = (
+    RequestLease,
+    CancelRequest,
+    LeaseGranted,
+    LeaseDelayed,
+    RequestFailed,
+    LeaseBroken,
+    ReclaimLease,
+    ReturnLease,
+    WorkerState,
+    LeaseEnded,
+)
