@@ -21,19 +21,28 @@ T = TypeVar("T")
 
 PENDING = 0
 """A task will make it; its reply comes to this process."""
-INLINE = 1
+BORROWED = 1
+"""Came from another process and has no value here yet: the node daemon knows."""
+INLINE = 2
 """``data`` is the serialized value."""
-STORED = 2
+STORED = 3
 """``data`` is the :class:`remora.messages.objects.Location` in this node's arena."""
-FAILED = 3
+FAILED = 4
 """``data`` is the serialized error."""
-BORROWED = 4
-"""Came from another process and was not asked for yet: the node daemon knows."""
+IMMEDIATE = 5
+"""``data`` is the value itself, of an immutable builtin type; never sent, it is serialized when it escapes."""
 
-UNFINISHED = (PENDING, BORROWED)
-"""The states in which this process has neither a value nor an error."""
+FIRST_FINISHED = INLINE
+"""A ref with a state from here on has its value or its error in this process."""
 
-STATE_NAMES = {PENDING: "pending", INLINE: "inline", STORED: "stored", FAILED: "failed", BORROWED: "borrowed"}
+STATE_NAMES = {
+    PENDING: "pending",
+    BORROWED: "borrowed",
+    INLINE: "inline",
+    STORED: "stored",
+    FAILED: "failed",
+    IMMEDIATE: "inline",
+}
 
 
 class RefHooks:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from remora.base.object_ref import UNFINISHED, ObjectRef
+from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.system.interrupts import interruptible
 from remora.system.reactor import Reactor
 
@@ -262,7 +262,7 @@ def subscribe(ref: ObjectRef[object], callback: Callable[[ObjectRef[object]], ob
         else:
             waiters.append(callback)
     # Looked at after the callback is listed: whoever sets the state takes the list after that.
-    if ref.state not in UNFINISHED:
+    if ref.state >= FIRST_FINISHED:
         callback(ref)
 
 
