@@ -1,0 +1,360 @@
+"""The submitter's side of tasks: which record goes to which leased worker, and how many leases to ask for.
+
+Pure, and called by the client under its lock. The two methods on the path of every task, ``submit`` and
+``completed``, answer by their return value; what happens seldom is left in ``outbox``: the messages of
+:mod:`remora.messages.leases` for the daemon, ``Push`` and ``Fail``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic
+
+import msgspec
+
+from remora.core.lease_requests import LeaseRequests
+from remora.core.task_queue import LeasedWorker, R, TaskQueue, TaskRecord, TaskShape
+from remora.messages.leases import CancelRequest, LeaseGranted, RequestLease, ReturnLease
+
+LINGER_S = 0.2
+"""How long a worker with nothing to do is kept: a lease costs a round trip, a held CPU may cost others more."""
+
+NOTHING: tuple[Any, ...] = ()
+
+
+class Push(msgspec.Struct, frozen=True):
+    """Send these records to the worker, in order."""
+
+    worker: LeasedWorker[Any]
+    records: Sequence[Any]
+
+
+class Fail(msgspec.Struct, frozen=True):
+    """The record has no retries left, or can never run; *cause* ends the sentence "the task failed because"."""
+
+    record: Any
+    cause: str
+
+
+Effect = RequestLease | CancelRequest | ReturnLease | Push | Fail
+
+
+class Submission(Generic[R]):
+    """Every task that this process has submitted and that has not ended.
+
+    *request_limit* is how many leases of one queue may be asked for and not granted: twice the CPUs of the
+    cluster serves well. How many are *held* has no limit but the daemon's, because blocked workers hold no CPU.
+
+    Example:
+        >>> tasks = Submission()
+        >>> shape = tasks.shape({"CPU": 10_000})
+        >>> tasks.submit(record) is None        # no worker yet: tasks.outbox asks the daemon for one
+        True
+    """
+
+    def __init__(self, request_limit: int = 4) -> None:
+        self.outbox: list[Effect] = []
+        """In order. The client empties it with ``clear()``, never by another list."""
+        self._requests = LeaseRequests(self.outbox, request_limit)
+        self._queues: list[TaskQueue[R]] = []
+        self._queue_of: dict[tuple[Any, ...], TaskQueue[R]] = {}
+        self._workers: dict[int, LeasedWorker[R]] = {}
+
+    def shape(self, resources: Mapping[str, int], strategy: str = "", environment: str = "") -> TaskShape:
+        """A new shape, for one remote function with its options; keep it as long as the function."""
+        key = (frozenset(resources.items()), strategy, environment)
+        queue = self._queue_of.get(key)
+        if queue is None:
+            queue = self._queue_of[key] = TaskQueue(len(self._queues), resources, strategy, environment)
+            self._queues.append(queue)
+        return TaskShape(queue)
+
+    def submit(self, record: R) -> LeasedWorker[R] | None:
+        """The worker to send the record to, now in flight there, or None: it waits, and ``outbox`` may ask for more."""
+        shape = record.shape
+        queue: TaskQueue[R] = shape.queue
+        waiting = queue.waiting
+        if not waiting and queue.open:
+            open_workers = queue.open
+            worker = open_workers[-1]
+            in_flight = worker.in_flight
+            if in_flight:  # spread a burst over the workers, but let single calls stay with one warm worker
+                open_workers.rotate(1)
+                worker = open_workers[-1]
+                in_flight = worker.in_flight
+            if in_flight:
+                has_room = shape is worker.shape and len(in_flight) < shape.depth
+            else:
+                worker.shape = shape
+                worker.is_mixed = False
+                worker.idle_since_s = 0.0
+                has_room = True
+            if has_room:
+                in_flight[record.call] = record
+                if len(in_flight) >= shape.depth:
+                    open_workers.pop()
+                    worker.is_open = False
+                return worker
+            found = self._find_room(queue, record)
+            if found is not None:
+                return found
+        waiting.append(record)
+        if len(waiting) > queue.request_above:
+            self._want_more(queue)
+        return None
+
+    def completed(self, worker: LeasedWorker[R], call: int, duration_s: float) -> Sequence[R]:
+        """The call's reply has come. Returns the records to send to this worker next, often none.
+
+        *duration_s* is what the task took of the worker's time (``LeasedWorker.share_s``).
+
+        Raises:
+            KeyError: the call is not in flight to the worker.
+        """
+        in_flight = worker.in_flight
+        shape = in_flight.pop(call).shape
+        if duration_s < shape.grow_below_s or duration_s > shape.shrink_above_s:
+            shape.adapt(duration_s)
+        if len(in_flight) > shape.low_water:
+            return NOTHING
+        return self._refill(worker)
+
+    def raised(
+        self, worker: LeasedWorker[R], call: int, duration_s: float, may_retry: bool
+    ) -> tuple[bool, Sequence[R]]:
+        """Like ``completed`` for a reply that is an exception of the user's.
+
+        *may_retry* says whether ``retry_exceptions`` covers it. The first part of the answer says whether the task
+        runs again; if not, the error is its result.
+        """
+        record = worker.in_flight[call]
+        retried = may_retry and _charge(record)
+        records = self.completed(worker, call, duration_s)
+        if retried:
+            worker.queue.waiting.append(record)
+            self._spread(worker.queue)
+        return retried, records
+
+    def cancel(self, record: R) -> LeasedWorker[R] | None:
+        """The worker that has the record, to be told; None: it was queued here and will not be sent.
+
+        The record must have been submitted and not have ended.
+        """
+        queue: TaskQueue[R] = record.shape.queue
+        for worker in queue.workers.values():
+            if record.call in worker.in_flight:
+                return worker
+        queue.cancelled.add(record.call)
+        queue.drop_cancelled_front()
+        return None
+
+    def granted(self, grant: LeaseGranted) -> tuple[LeasedWorker[R], Sequence[R]]:
+        """A worker came: send it these records, in order, when it is connected.
+
+        Raises:
+            ValueError: the request is not one of this process, or the lease is held already.
+        """
+        if not self._requests.was_made(grant.request):
+            raise ValueError(f"the daemon granted request {grant.request}, which was never made")
+        if grant.lease in self._workers:
+            raise ValueError(f"the daemon granted lease {grant.lease} twice")
+        queue = self._queues[self._requests.queue_number(grant.request)]
+        self._requests.answered(queue, grant.request, 1)
+        worker: LeasedWorker[R] = LeasedWorker(
+            queue, grant.lease, grant.worker, grant.address, grant.slot, grant.gpu_ids
+        )
+        self._workers[grant.lease] = queue.workers[grant.lease] = worker
+        return worker, self._refill(worker)
+
+    def request_failed(self, request: int, cause: str) -> None:
+        """No worker can be had: what waits fails, unless workers are there already."""
+        queue = self._queues[self._requests.queue_number(request)]
+        self._requests.answered(queue, request, queue.requests.get(request, 0))
+        if queue.workers:
+            return
+        for record in queue.waiting:
+            if record.call not in queue.cancelled:
+                self.outbox.append(Fail(record, cause))
+        queue.waiting.clear()
+        queue.cancelled.clear()
+        self._requests.cancel(queue)
+
+    def reclaim(self, lease: int) -> None:
+        """The daemon wants the worker back: nothing more is sent to it, and the lease returned when it is empty."""
+        worker = self._workers.get(lease)
+        if worker is not None:  # else our return and the daemon's wish met on the way
+            self.stop_using(worker)
+
+    def stop_using(self, worker: LeasedWorker[R]) -> None:
+        """Send nothing more to the worker, and return its lease when nothing is in flight to it."""
+        if worker.closing:
+            return
+        worker.close()
+        if not worker.in_flight:
+            self._give_back(worker)
+        if worker.queue.waiting:
+            self._want_more(worker.queue)
+
+    def handed_back(self, worker: LeasedWorker[R], calls: Sequence[int]) -> None:
+        """The worker has not started these and will not: they go to the front of the queue, at no charge.
+
+        Raises:
+            KeyError: one of the calls is not in flight to the worker.
+        """
+        records = [worker.in_flight[call] for call in calls]
+        for call in calls:
+            del worker.in_flight[call]
+        for running in worker.in_flight.values():
+            running.shape.set_depth(1)
+        queue = worker.queue
+        queue.close(worker)
+        queue.waiting.extendleft(reversed(records))
+        if not worker.in_flight and not worker.closing:
+            queue.reopen(worker)
+        self._spread(queue)
+        if worker.closing and not worker.in_flight:
+            self._give_back(worker)
+
+    def worker_died(self, worker: LeasedWorker[R], running_call: int | None, cause: str) -> None:
+        """The worker is gone. Only *running_call*, read from its slot, is charged a retry; the others move on.
+
+        Raises:
+            ValueError: the worker holds no lease of this process any more.
+        """
+        if self._workers.get(worker.lease) is not worker:
+            raise ValueError(f"{worker!r} is not leased by this process")
+        worker.close()
+        del self._workers[worker.lease], worker.queue.workers[worker.lease]
+        moved = []
+        for call, record in worker.in_flight.items():
+            if call == running_call and not _charge(record):
+                self.outbox.append(Fail(record, cause))
+            else:
+                moved.append(record)
+        worker.in_flight = {}
+        worker.queue.waiting.extendleft(reversed(moved))
+        self._spread(worker.queue)
+
+    def abandon(self, cause: str) -> None:
+        """The session is over: every record fails, every lease and request is forgotten."""
+        for queue in self._queues:
+            lost = [record for worker in queue.workers.values() for record in worker.in_flight.values()]
+            lost += [record for record in queue.waiting if record.call not in queue.cancelled]
+            self.outbox.extend(Fail(record, cause) for record in lost)
+        self._queues.clear()
+        self._queue_of.clear()
+        self._workers.clear()
+
+    def tick(self, now_s: float) -> None:
+        """Return leases that have lingered, and take back requests that nothing waits for. Every 50 ms or so."""
+        for queue in self._queues:
+            if queue.waiting:
+                continue
+            if queue.requests:
+                self._requests.cancel(queue)
+            for worker in list(queue.workers.values()):
+                if worker.in_flight:
+                    continue
+                if not worker.idle_since_s:
+                    worker.idle_since_s = now_s
+                elif now_s - worker.idle_since_s >= LINGER_S:
+                    self._give_back(worker)
+
+    def has_unanswered_requests(self) -> bool:
+        """Whether tasks wait for leases: a blocking call here is then told to the daemon at once."""
+        return any(queue.requested for queue in self._queues)
+
+    def workers(self) -> list[LeasedWorker[R]]:
+        """All leased workers."""
+        return list(self._workers.values())
+
+    def worker(self, lease: int) -> LeasedWorker[R] | None:
+        """The worker of a lease, unless it was returned."""
+        return self._workers.get(lease)
+
+    def _refill(self, worker: LeasedWorker[R]) -> Sequence[R]:
+        queue = worker.queue
+        in_flight = worker.in_flight
+        if worker.closing:
+            if not in_flight:
+                self._give_back(worker)
+            return NOTHING
+        waiting = queue.waiting
+        if not waiting:
+            queue.reopen(worker)
+            return NOTHING
+        share = -(-len(waiting) // len(queue.workers))  # at the end of a burst every worker gets some
+        records: list[R] = []
+        while share and waiting and worker.admits(waiting[0].shape):
+            record = waiting.popleft()
+            worker.send(record)
+            records.append(record)
+            share -= 1
+            if queue.cancelled:
+                queue.drop_cancelled_front()
+        if waiting:
+            queue.close(worker)
+            if len(waiting) > queue.request_above:
+                self._want_more(queue)
+        else:
+            queue.reopen(worker)
+        return records
+
+    def _spread(self, queue: TaskQueue[R]) -> None:
+        """Records came back to the queue: give them to whoever has room, else ask for more leases."""
+        queue.drop_cancelled_front()
+        for worker in list(queue.open):
+            if not queue.waiting:
+                return
+            records = self._refill(worker)
+            if records:
+                self.outbox.append(Push(worker, records))
+        if queue.waiting:
+            self._want_more(queue)
+
+    def _find_room(self, queue: TaskQueue[R], record: R) -> LeasedWorker[R] | None:
+        for worker in list(queue.open):
+            if worker.admits(record.shape):
+                worker.send(record)
+                return worker
+            if worker.is_full():
+                queue.close(worker)
+        return None
+
+    def _want_more(self, queue: TaskQueue[R]) -> None:
+        if not queue.workers:
+            self._return_idle_workers()
+        self._requests.want_more(queue)
+
+    def _return_idle_workers(self) -> None:
+        """A queue has no worker at all: ours that linger elsewhere may be what it waits for."""
+        for worker in list(self._workers.values()):
+            if not worker.in_flight and not worker.closing and not worker.queue.waiting:
+                self._give_back(worker)
+
+    def _give_back(self, worker: LeasedWorker[R]) -> None:
+        worker.close()
+        del self._workers[worker.lease], worker.queue.workers[worker.lease]
+        self.outbox.append(ReturnLease([worker.lease]))
+
+    def validate(self) -> None:
+        """
+        Raises:
+            AssertionError: a record is in two places, or one waits that nothing will ever move.
+        """
+        for queue in self._queues:
+            queue.validate()
+        held = {lease: worker for queue in self._queues for lease, worker in queue.workers.items()}
+        assert held == self._workers, f"{self!r}: workers of queues and of leases differ"
+
+    def __repr__(self) -> str:
+        return f"<Submission {self._queues}>"
+
+
+def _charge(record: TaskRecord) -> bool:
+    """Take a retry from the record; False when it has none."""
+    if not record.retries_left:
+        return False
+    if record.retries_left > 0:
+        record.retries_left -= 1
+    return True
