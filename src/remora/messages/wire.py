@@ -10,7 +10,7 @@ from typing import Any, Union
 
 import msgspec
 
-from remora.messages import actors, leases, objects, session, tasks
+from remora.messages import actors, children, leases, objects, session, tasks
 
 ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *session.MESSAGES,
@@ -18,6 +18,7 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *tasks.MESSAGES,
     *leases.MESSAGES,
     *actors.MESSAGES,
+    *children.MESSAGES,
 )
 
 HEADER_SIZE_BYTES = 4

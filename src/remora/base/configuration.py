@@ -1,0 +1,90 @@
+"""What a node daemon, a zygote and a worker are told when they start.
+
+These structs are written by the process that starts another one and read by it before it does anything else. They
+travel as MessagePack (in a memfd, or inside a message), never in ``argv`` where others could list them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DAEMON_MAIN = "remora.processes.node_daemon:main"
+WORKER_MAIN = "remora.processes.worker:main"
+
+
+class NodeDescriptors(msgspec.Struct, frozen=True, kw_only=True):
+    """Descriptors that the node daemon is born with; -1 means that there is none.
+
+    ``listener`` listens at ``daemon`` in the session directory. ``ready`` takes one byte when the daemon serves.
+    ``lock`` keeps the session locked while the daemon lives. ``driver`` is a pidfd of the driver, readable when it
+    has ended. ``control`` leads to the zygote. Nobody ever writes to ``lifeline_write``: when the daemon ends the
+    kernel closes it and kills every worker that armed its own copy of ``lifeline_read``.
+    """
+
+    listener: int = -1
+    ready: int = -1
+    lock: int = -1
+    driver: int = -1
+    control: int = -1
+    lifeline_read: int = -1
+    lifeline_write: int = -1
+
+
+class NodeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node daemon is told.
+
+    ``num_cpus`` of None means what affinity and cgroup leave (:func:`remora.system.cpu_count.available_cpus`), and
+    ``store_limit_bytes`` of 0 means 30 % of the memory. ``driver_pid`` of 0: the node belongs to no driver.
+    ``grace_s`` is how long the holds of a dead process are kept. ``hash_seed`` is the PYTHONHASHSEED of all workers.
+    ``daemon_main`` and ``worker_main`` name functions as ``module:function``.
+    """
+
+    session_directory: str
+    node: int = 1
+    driver_pid: int = 0
+    num_cpus: float | None = None
+    num_gpus: float = 0.0
+    resources: dict[str, float] = {}
+    store_limit_bytes: int = 0
+    namespace: str = ""
+    logging_level: int = 20
+    log_to_driver: bool = True
+    grace_s: float = 1.0
+    hash_seed: int = 0
+    preload_modules: list[str] = []
+    daemon_main: str = DAEMON_MAIN
+    worker_main: str = WORKER_MAIN
+    zygote_pid: int = 0
+    descriptors: NodeDescriptors = NodeDescriptors()
+
+
+class ZygoteConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a zygote is told: the session, and descriptors as in :class:`NodeDescriptors`; ``daemon`` is a pidfd too."""
+
+    session_directory: str
+    control: int
+    lifeline_read: int
+    daemon: int
+    driver: int = -1
+
+
+class WorkerConfiguration(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """What a worker is told.
+
+    ``environment`` overrides variables of the zygote, and a value of None removes one. ``sys_path`` and
+    ``working_directory`` are the driver's; empty ones are left as they are in the zygote. ``main`` names, as
+    ``module:function``, what is called with this configuration.
+    """
+
+    worker_number: int
+    session_directory: str
+    process_id: bytes = b""
+    node: int = 1
+    namespace: str = ""
+    sys_path: list[str] = []
+    working_directory: str = ""
+    main_file: str = ""
+    environment: dict[str, str | None] = {}
+    logging_level: int = 20
+    grace_s: float = 1.0
+    main: str = WORKER_MAIN
