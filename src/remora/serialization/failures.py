@@ -1,0 +1,163 @@
+"""Errors as bytes: what failed in MessagePack, so that every language can read it, and the Python exception in it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from remora.base import errors
+from remora.base.errors import DeserializationError, RemoraError, TaskError
+from remora.base.remora_error import rebuild_error
+from remora.base.task_error import TaskFailure, safe_str, task_error_of, with_pickled
+from remora.serialization.frames import (
+    HEADER_SIZE_BYTES,
+    KIND_ERROR,
+    MAGIC,
+    VERSION,
+    pack_header,
+    read_header,
+)
+
+MAX_TRACEBACK_CHARACTERS = 200_000
+_PACKAGE_DIRECTORY = str(Path(__file__).resolve().parent.parent)
+
+
+class SystemFailure(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """An error of Remora itself: the name of its class, its message, and its fields."""
+
+    type_name: str
+    message: str
+    fields: dict[str, Any] = {}
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(TaskFailure | SystemFailure).decode
+_FIELD_CLASSES = (str, int, float, bytes, type(None))
+
+ERROR_CLASSES: dict[str, type[RemoraError]] = {
+    error_class.__name__: error_class
+    for error_class in vars(errors).values()
+    if isinstance(error_class, type) and issubclass(error_class, RemoraError)
+}
+"""Classes that a :class:`SystemFailure` can name."""
+
+
+def serialize_error(
+    exception: BaseException, *, function_name: str, pid: int, node_address: str = "", is_actor: bool = False
+) -> bytes:
+    """An exception that user code raised, as bytes. Never raises, whatever the exception's class does.
+
+    An error of another task that passes through keeps its type and its cause; the traceback has both tasks.
+
+    Args:
+        exception: as caught, with its traceback.
+        function_name: the function, or ``Class.method``.
+        pid: of this process.
+        node_address: of this node, as users know it.
+        is_actor: whether it is a method of an actor.
+    """
+    failure = TaskFailure(
+        function_name=function_name,
+        pid=pid,
+        node_address=node_address,
+        is_actor=is_actor,
+        type_name=type_name_of(type(exception)),
+        text=safe_str(exception),
+        traceback=format_traceback(exception),
+    )
+    passed = exception.__dict__.get("_remora_failure") if isinstance(exception, TaskError) else None
+    if isinstance(passed, TaskFailure) and isinstance(exception, TaskError):
+        failure = _passing(failure, passed, exception)
+    else:
+        failure = with_pickled(failure, exception)
+    return _framed(failure)
+
+
+def _passing(failure: TaskFailure, passed: TaskFailure, exception: TaskError) -> TaskFailure:
+    """The failure of a task that got the error of another one: the other's exception in this one's traceback."""
+    failure = msgspec.structs.replace(
+        failure,
+        type_name=passed.type_name,
+        text=passed.text,
+        pickled=passed.pickled,
+        pickling_problem=passed.pickling_problem,
+        left_out=passed.left_out,
+    )
+    if not passed.pickled and not passed.pickling_problem and exception.cause is not None:
+        return with_pickled(failure, exception.cause)
+    return failure
+
+
+def serialize_system_error(error: RemoraError) -> bytes:
+    """An error of Remora itself, as bytes. Fields that are not text, numbers or bytes are left out.
+
+    Example:
+        >>> deserialize_error(serialize_system_error(WorkerCrashedError(pid=12, signal=9))).signal
+        9
+    """
+    if isinstance(error, TaskError):
+        failure = error.__dict__.get("_remora_failure")
+        return _framed(failure if isinstance(failure, TaskFailure) else TaskFailure("", 0, "", False, "", "", ""))
+    fields = {name: value for name, value in error.__dict__.items() if isinstance(value, _FIELD_CLASSES)}
+    return _framed(SystemFailure(type(error).__name__, safe_str(error), fields))
+
+
+def deserialize_error(data: bytes | memoryview) -> RemoraError:
+    """A new exception object at every call, so that tracebacks do not pile up on a shared one. Never raises."""
+    try:
+        kind, _, _, length = read_header(data)
+        if kind != KIND_ERROR:
+            raise DeserializationError(f"a value of kind {kind} is no error")
+        failure = _decode(data[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + length])
+    except (DeserializationError, msgspec.DecodeError) as error:
+        return DeserializationError(f"an object failed, but its error was damaged on its way: {error}")
+    if isinstance(failure, TaskFailure):
+        return task_error_of(failure)
+    system_error = rebuild_error(ERROR_CLASSES.get(failure.type_name, RemoraError), (failure.message,))
+    system_error.__dict__.update(failure.fields)
+    return system_error
+
+
+def _framed(failure: TaskFailure | SystemFailure) -> bytes:
+    body = _encode(failure)
+    return pack_header(MAGIC, VERSION, KIND_ERROR, 0, 0, len(body)) + body
+
+
+def type_name_of(exception_class: type[BaseException]) -> str:
+    """The name as tracebacks have it: builtins without a module, others with theirs."""
+    module = exception_class.__module__
+    name = exception_class.__qualname__
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+def format_traceback(exception: BaseException) -> str:
+    """Python's text of the exception, its chain included, without the frames of Remora that called the user's code."""
+    try:
+        lines: Iterable[str] = traceback.format_exception(
+            type(exception), exception, _without_own_frames(exception.__traceback__)
+        )
+        text = _printable("".join(lines))
+    except Exception:  # noqa: BLE001 - formatting calls user code; the frames alone never do
+        frames = "".join(traceback.format_tb(exception.__traceback__))
+        text = f"Traceback (most recent call last):\n{frames}{type_name_of(type(exception))}: {safe_str(exception)}\n"
+    if len(text) > MAX_TRACEBACK_CHARACTERS:
+        half = MAX_TRACEBACK_CHARACTERS // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return text
+
+
+def _without_own_frames(frames: TracebackType | None) -> TracebackType | None:
+    frame = frames
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIRECTORY):
+        frame = frame.tb_next
+    return frame if frame is not None else frames
+
+
+def _printable(text: str) -> str:
+    """The text without lone surrogates, which no encoding takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,141 @@
+"""One pickler that is used again and again: C pickle with cloudpickle's rules for functions and classes, and ours.
+
+Idle picklers wait in a list; its ``pop`` and ``append`` are atomic, so any thread takes any of them, and a
+``__reduce__`` that serializes something itself takes another one. One that raised half-way is dropped, with all that
+it points to.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+
+from remora.base.errors import DeserializationError
+from remora.base.ids import short
+from remora.base.object_ref import ObjectRef
+from remora.serialization import reducers
+from remora.serialization.frames import Serialized, assemble_pickle
+
+MAX_IDLE_PICKLERS = 8
+MAX_KEPT_BYTES = 1 << 12
+"""A pickler that wrote a longer pickle is dropped: from then on each clearing would cost as much as its memo had
+entries then (8 us after 1,000 refs), and a new one costs 3 us."""
+
+ResolveRef = Callable[[bytes], ObjectRef[Any]] | dict[bytes, ObjectRef[Any]]
+"""From an object id to the one ref of this process for it."""
+
+
+class _Output:
+    """The file of a pickler keeps what it is given as it comes: a large ``bytes`` inside a value is not copied."""
+
+    def __init__(self, chunks: list[Any]) -> None:
+        self.write = chunks.append
+
+
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Collects the refs of a value and its out-of-band buffers beside the pickle."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Any] = []
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.refs: dict[bytes, ObjectRef[Any]] = {}
+        super().__init__(_Output(self.chunks), protocol=5, buffer_callback=self.buffers.append)
+
+    def reducer_override(self, obj: Any) -> Any:
+        value_class = type(obj)
+        if value_class is ObjectRef:
+            self.refs[obj.id] = obj
+            return load_ref, (obj.id,)
+        reducer = reducers.exact_reducers.get(value_class)
+        if reducer is not None:
+            return reducer(obj)
+        if value_class is FunctionType or issubclass(value_class, type):
+            return super().reducer_override(obj)
+        if isinstance(obj, reducers.base_classes):
+            return reducers.reduce_by_base(obj)
+        return NotImplemented
+
+
+_idle_picklers: list[ValuePickler] = []
+_c_dump = pickle.Pickler.dump
+_c_clear_memo = pickle.Pickler.clear_memo
+_get_raw = pickle.PickleBuffer.raw
+
+
+def pickle_value(value: Any) -> Serialized:
+    """The value by pickle, with what it refers to in no other way.
+
+    Raises:
+        Exception: whatever the value's classes raise when they are pickled.
+    """
+    for library in reducers.waiting_libraries:
+        if library in sys.modules:
+            reducers.register_imported_libraries()
+            break
+    try:
+        pickler = _idle_picklers.pop()
+    except IndexError:
+        pickler = ValuePickler()
+    _c_dump(pickler, value)
+    chunks, refs = pickler.chunks, pickler.refs
+    data = chunks[0]
+    if len(chunks) == 1 and not pickler.buffers:
+        serialized = Serialized(len(data), data, [], list(refs.values()) if refs else [])
+    else:
+        serialized = _assemble(pickler)
+    if len(data) < MAX_KEPT_BYTES and len(chunks) == 1 and len(_idle_picklers) < MAX_IDLE_PICKLERS:
+        _c_clear_memo(pickler)
+        chunks.clear()
+        if refs:
+            refs.clear()
+        if pickler.buffers:
+            pickler.buffers.clear()
+        if pickler.globals_ref:
+            pickler.globals_ref.clear()
+        _idle_picklers.append(pickler)
+    return serialized
+
+
+def _assemble(pickler: ValuePickler) -> Serialized:
+    chunks = [chunk if type(chunk) is bytes else bytes(chunk) for chunk in pickler.chunks]
+    return assemble_pickle(chunks, [_get_raw(buffer) for buffer in pickler.buffers], list(pickler.refs.values()))
+
+
+class _Context(threading.local):
+    resolve: Callable[[bytes], ObjectRef[Any]] | None = None
+
+
+_context = _Context()
+
+
+def load_ref(object_id: bytes) -> ObjectRef[Any]:
+    """The ref of this id in this process; a pickle of a value calls it for every ref in it."""
+    resolve = _context.resolve
+    if resolve is None:
+        raise DeserializationError(
+            f"ref {short(object_id)} was pickled inside a value of Remora, and this pickle was loaded outside of it. "
+            "Load it with remora.get, or pass the value as an argument",
+            object_id=object_id,
+        )
+    return resolve(object_id)
+
+
+def load_pickle(data: bytes | memoryview, buffers: list[memoryview], resolve_ref: ResolveRef | None) -> Any:
+    """The value of a pickle; refs in it are those that *resolve_ref* gives.
+
+    Raises:
+        Exception: whatever the value's classes raise when they are rebuilt.
+    """
+    if not resolve_ref:
+        return pickle.loads(data, buffers=buffers)
+    outer = _context.resolve
+    _context.resolve = resolve_ref.__getitem__ if type(resolve_ref) is dict else resolve_ref  # type: ignore[assignment]
+    try:
+        return pickle.loads(data, buffers=buffers)
+    finally:
+        _context.resolve = outer
