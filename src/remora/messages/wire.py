@@ -10,10 +10,11 @@ from typing import Any, Union
 
 import msgspec
 
-from remora.messages import actors, arena, children, leases, objects, session, tasks
+from remora.messages import actors, arena, children, counting, leases, objects, session, tasks
 
 ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *session.MESSAGES,
+    *counting.MESSAGES,
     *objects.MESSAGES,
     *tasks.MESSAGES,
     *leases.MESSAGES,

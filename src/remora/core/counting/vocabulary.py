@@ -1,0 +1,74 @@
+"""Words that both halves of counting share: holders, what a machine asks its shell to do, the error."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from remora.base.ids import PROCESS_ID_SIZE_BYTES, NodeId, ProcessId
+from remora.messages.objects import Location
+
+DAEMON = b""
+"""The destination of a process's messages to its own node daemon."""
+
+EXPORTED = b"*"
+"""Behind the process id of a job's driver: the holder of refs that were pickled outside of our serializers."""
+
+
+class Hold(IntEnum):
+    """What somebody has of an id at its home. A release is never sent from ``ASKED``: the answer is awaited."""
+
+    NONE = 0
+    ASKED = 1
+    HELD = 2
+    GONE = 3
+
+
+class CountingError(Exception):
+    """A transition that the protocol does not have. Nothing was changed; the caller is at fault."""
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send *message* to a process (8 bytes), to a node's daemon (4 bytes) or to the own daemon (``DAEMON``)."""
+
+    to: bytes
+    message: msgspec.Struct
+
+
+class LetGo(msgspec.Struct, frozen=True):
+    """The call is settled and closed: drop the strong references to what its arguments contain."""
+
+    worker: ProcessId
+    call: int
+
+
+class KeepLocation(msgspec.Struct, frozen=True):
+    """From now on the directory owns this piece of the arena, whatever becomes of the process that wrote it."""
+
+    location: Location
+
+
+class FreeLocation(msgspec.Struct, frozen=True):
+    """Nobody needs this piece of the arena any more."""
+
+    location: Location
+
+
+class ObjectFreed(msgspec.Struct, frozen=True):
+    """A watched object has lost its last holder."""
+
+    id: bytes
+
+
+Effect = Send | LetGo | KeepLocation | FreeLocation | ObjectFreed
+
+
+def is_process(holder: bytes) -> bool:
+    """Whether the holder is a process; else it is a container or the export of a job."""
+    return len(holder) == PROCESS_ID_SIZE_BYTES
+
+
+def home_of(any_id: bytes) -> NodeId:
+    """The node of an object or holder of any kind."""
+    return NodeId(any_id[:4])
