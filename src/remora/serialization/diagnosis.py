@@ -179,7 +179,8 @@ def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
             yield f" global variable {variable!r} used by function {name!r}", function.__globals__[variable]
     for part in function.__defaults__ or ():
         yield f" default {safe_repr(part, 40)} of a parameter of function {name!r}", part
-    for parameter, part in (function.__kwdefaults__ or {}).items():
+    keyword_defaults: dict[str, Any] = function.__kwdefaults__ or {}
+    for parameter, part in keyword_defaults.items():
         yield f" default of parameter {parameter!r} of function {name!r}", part
     for attribute, part in function.__dict__.items():
         yield f".{attribute}", part

@@ -73,7 +73,7 @@ def frame_array(array: Array) -> Serialized | None:
     offset = align(len(head))
     if not size_bytes:
         return Serialized(offset, head.ljust(offset, b"\0"), [], [])
-    return Serialized(offset + size_bytes, None, [(0, head), (offset, cast(memoryview, flat.view(np.uint8).data))], [])
+    return Serialized(offset + size_bytes, None, [(0, head), (offset, flat.view(np.uint8).data)], [])
 
 
 def load_array(data: bytes | memoryview, flags: int, dimensions: int, size_bytes: int) -> Array:

@@ -8,6 +8,7 @@ it points to.
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from types import FunctionType

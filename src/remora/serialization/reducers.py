@@ -26,11 +26,10 @@ base_classes: tuple[type, ...] = ()
 framers: dict[type, Framer] = {}
 """By exact class, for values at top level."""
 
-waiting_libraries: dict[str, str] = {
-    "numpy": "remora.serialization.numpy_arrays",
-    "pyarrow.lib": "remora.serialization.arrow",
-}
-"""Library to the module of ours that registers reducers for it; those that were imported are taken out."""
+_library_modules = {"numpy": "remora.serialization.numpy_arrays", "pyarrow.lib": "remora.serialization.arrow"}
+"""Library to the module of ours that registers reducers for it."""
+waiting_libraries: tuple[str, ...] = tuple(_library_modules)
+"""Those that were not imported yet when it was last looked."""
 
 
 def register_reducer(value_class: type, reducer: Reducer, *, subclasses: bool = False) -> None:
@@ -67,10 +66,11 @@ def register_framer(value_class: type, framer: Framer) -> None:
 
 def register_imported_libraries() -> None:
     """Registers the reducers of every library that was imported since the last look."""
-    for library in [name for name in waiting_libraries if name in sys.modules]:
-        module = waiting_libraries.pop(library, None)
-        if module is not None:
-            importlib.import_module(module).register()
+    global waiting_libraries
+    imported = [library for library in waiting_libraries if library in sys.modules]
+    for library in imported:
+        importlib.import_module(_library_modules[library]).register()
+    waiting_libraries = tuple([library for library in waiting_libraries if library not in imported])
 
 
 def reduce_by_base(value: Any) -> Any:
