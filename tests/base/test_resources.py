@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remora.base.resources import Resources, nearest_name, why_never
+from remora.base.resources import Resources, why_never
 
 amounts = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory", "ssd"]), st.integers(0, 10**9), max_size=4)
 
@@ -72,11 +72,6 @@ def test_what_no_node_has_is_said_with_the_nearest_name() -> None:
     assert "together" in why_never(Resources.of(num_gpus=1, resources={"accelerator": 1}), nodes)
     with pytest.raises(ValueError, match="a node has"):
         why_never(Resources.of(num_cpus=4), nodes)
-
-
-def test_nearest_name_ignores_case_and_gives_up_on_the_unlike() -> None:
-    assert nearest_name("SSD", ["ssd", "CPU"]) == "ssd"
-    assert nearest_name("quux", ["ssd", "CPU"]) is None
 
 
 def test_people_read_amounts_without_noise() -> None:

@@ -132,10 +132,10 @@ def test_a_burst_is_spread_over_workers_and_single_calls_stay_with_one(rig: Rig)
             rig.tasks.completed(worker, call, QUICK_S)
     singles = set()
     for call in range(43, 50):
-        (worker,) = rig.submit(shape)
-        assert worker
-        singles.add(worker.lease)
-        rig.tasks.completed(worker, call, QUICK_S)
+        (single,) = rig.submit(shape)
+        assert single
+        singles.add(single.lease)
+        rig.tasks.completed(single, call, QUICK_S)
     assert len(singles) == 1
 
 

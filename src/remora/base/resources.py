@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
+from remora.base.suggest import nearest_name
+
 UNITS_PER_ONE = 10_000
 
 CPU = "CPU"
@@ -139,15 +141,6 @@ def to_units(amount: float, argument: str) -> int:
 def describe_units(units: Mapping[str, int]) -> str:
     """``CPU 2, memory 1.50 GB`` for messages to people; ``nothing`` when it is empty."""
     return ", ".join(f"{name} {_amount(name, amount)}" for name, amount in units.items()) or "nothing"
-
-
-def nearest_name(name: str, known: Mapping[str, object] | list[str]) -> str | None:
-    """The one of *known* that *name* was probably meant to be, or None."""
-    from difflib import get_close_matches  # costs 3 ms at import, and is only needed in errors
-
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    found = get_close_matches(name.casefold(), list(by_folded), n=1)
-    return by_folded[found[0]] if found else None
 
 
 def why_never(need: Resources, nodes: Sequence[Mapping[str, int]]) -> str:
