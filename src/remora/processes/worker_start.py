@@ -10,7 +10,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn, TextIO
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 from remora.base.configuration import WorkerConfiguration
 from remora.system.interpreter import resolve
@@ -51,10 +52,8 @@ def _take_output(stdout: int, stderr: int) -> None:
     sys.stderr = sys.__stderr__ = _line_stream(2)  # type: ignore[misc]
 
 
-def _line_stream(descriptor: int) -> TextIO:
-    return open(  # noqa: SIM115 - open as long as the process lives
-        descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
+def _line_stream(descriptor: int) -> TextIOWrapper:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _become_killable(lifeline_read: int) -> None:

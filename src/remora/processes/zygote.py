@@ -7,11 +7,11 @@ its child and is killed. When the daemon ends, however it ends, the zygote kills
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import select
 import signal
-import sys
 from collections import deque
 from typing import Any, NoReturn
 
@@ -139,6 +139,7 @@ class Zygote:
 
 def main() -> NoReturn:
     """Entry of a fresh interpreter, when the zygote has to be started again."""
+    faulthandler.enable()
     serve(read_configuration(ZygoteConfiguration, DESCRIPTOR_COUNT))
 
 
@@ -185,8 +186,3 @@ def _complaints() -> list[str]:
     if threads == 1:
         return []
     return [f"after these imports the zygote has {threads} threads; only one of them is in the workers it forks"]
-
-
-__all__ = ["Zygote", "main", "serve"]
-if __name__ == "__main__":
-    sys.exit("the zygote is started by Remora itself")

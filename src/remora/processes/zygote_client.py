@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 from typing import Any
 
 import msgspec
 
 from remora.base.configuration import NodeConfiguration, WorkerConfiguration, ZygoteConfiguration
+from remora.base.errors import describe_exit
 from remora.messages.children import Exited, Forked, ForkFailed, ForkWorker, Preload, Preloaded
 from remora.system.child_supervisor import ChildSupervisor
 from remora.system.descriptor_channel import DescriptorChannel
 from remora.system.interpreter import FIRST_DESCRIPTOR, spawn_interpreter
-from remora.system.process_control import children_of, kill_worker, open_pidfd
+from remora.system.process_control import children_of, kill_worker, open_pidfd, reap
 from remora.system.session_directory import DAEMON_LOG, SessionDirectory
 
 ZYGOTE_ENTRY = "remora.processes.zygote:main"
@@ -199,7 +199,7 @@ class ZygoteClient:
     def _zygote_ended(self) -> list[Report]:
         """Read what it still said, take over its workers, and give up what it had not done."""
         reports = self._note(self._channel.receive())
-        how = _describe_end(self.pid)
+        how = describe_exit(*reap(self.pid))
         self._detach()
         reports.append(ZygoteEnded(how))
         # A pidfd fires after the children were given away, so those that live are ours by now.
@@ -236,10 +236,3 @@ class ZygoteClient:
             return spawn_interpreter(ZYGOTE_ENTRY, ZYGOTE_TITLE, told, descriptors, log_path, configuration.hash_seed)
         finally:
             os.close(this_process)
-
-
-def _describe_end(pid: int) -> str:
-    result = os.waitid(os.P_PID, pid, os.WEXITED)
-    if result is None or result.si_code == os.CLD_EXITED:
-        return f"ended with exit code {result.si_status if result else 'unknown'}"
-    return f"was killed by {signal.Signals(result.si_status).name}"

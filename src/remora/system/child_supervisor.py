@@ -12,7 +12,7 @@ import select
 
 from remora.messages.children import Exited
 from remora.system.oom_kills import OomKillCounter
-from remora.system.process_control import children_of, kill_group_quietly, kill_quietly, open_pidfd
+from remora.system.process_control import children_of, kill_group_quietly, kill_quietly, open_pidfd, reap
 
 
 class ChildSupervisor:
@@ -92,15 +92,13 @@ class ChildSupervisor:
         # While it is a zombie its pid, and so the number of its group, cannot be given to another process.
         if pid in self._workers:
             kill_group_quietly(pid)
-        result = os.waitid(os.P_PID, pid, os.WEXITED)
+        status = reap(pid)
         pidfd = self._pidfds.pop(pid)
         # Closing alone does not end the registration while a child that was just forked has a copy.
         self._epoll.unregister(pidfd)
         os.close(pidfd)
         number = self._workers.pop(pid, None)
-        if number is None or result is None:
+        if number is None:
             return None
-        if result.si_code == os.CLD_EXITED:
-            return Exited(number, pid, exit_code=result.si_status)
-        out_of_memory = self._oom_kills.explains(result.si_status)
-        return Exited(number, pid, signal=result.si_status, out_of_memory=out_of_memory)
+        out_of_memory = self._oom_kills.explains(status.signal)
+        return Exited(number, pid, status.exit_code, status.signal, out_of_memory)

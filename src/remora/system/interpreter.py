@@ -102,6 +102,8 @@ def _flags() -> list[str]:
         flags.append("-S")
     if sys.flags.no_user_site:
         flags.append("-s")
+    if sys.flags.dont_write_bytecode:
+        flags.append("-B")
     flags += ["-O"] * sys.flags.optimize
     return flags
 

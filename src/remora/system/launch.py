@@ -16,9 +16,11 @@ import time
 import msgspec
 
 from remora.base.configuration import NodeConfiguration, NodeDescriptors
+from remora.base.errors import describe_exit
+from remora.base.remora_error import RemoraError
 from remora.system.handshake import listen_unix
 from remora.system.interpreter import FIRST_DESCRIPTOR, choose_hash_seed, spawn_interpreter
-from remora.system.process_control import kill_all_descendants, open_pidfd, wait_ended
+from remora.system.process_control import ExitStatus, kill_all_descendants, open_pidfd, reap, wait_ended
 from remora.system.session_directory import DAEMON_LOG, DAEMON_SOCKET, SessionDirectory, remove_leftovers
 
 LAUNCHER_ENTRY = "remora.processes.launcher:main"
@@ -29,7 +31,7 @@ END_TIMEOUT_S = 3.0
 LOG_TAIL_BYTES = 4000
 
 
-class NodeStartError(RuntimeError):
+class NodeStartError(RemoraError, RuntimeError):
     """The node daemon could not be started; the text has the end of its log."""
 
 
@@ -41,10 +43,11 @@ class LaunchedNode:
         self.pid = pid
         self.pidfd = open_pidfd(pid)
         self._ready = ready
-        self._how_ended: str | None = None
+        self._exit: ExitStatus | None = None
 
     def __repr__(self) -> str:
-        return f"<LaunchedNode pid={self.pid} {self.session.path} {self._how_ended or 'running'}>"
+        state = "running" if self._exit is None else describe_exit(*self._exit)
+        return f"<LaunchedNode pid={self.pid} {self.session.path} {state}>"
 
     def fileno(self) -> int:
         """A pidfd: readable when the daemon has ended."""
@@ -75,18 +78,17 @@ class LaunchedNode:
         os.close(self._ready)
         self._ready = -1
         if not is_ready:
-            how = f"was not ready after {timeout_s:g} s" if is_late else self.how_ended(END_TIMEOUT_S)
+            status = None if is_late else self.exit_status(END_TIMEOUT_S)
+            how = describe_exit(*status) if status else f"was not ready after {timeout_s:g} s"
             tail = self.log_tail()
             self.end(0)
             raise NodeStartError(f"the node daemon {how}. The end of its log:\n{tail or '(it is empty)'}")
 
-    def how_ended(self, timeout_s: float = 0) -> str:
-        """How the daemon ended, such as ``was killed by SIGKILL``, or ``still runs`` after *timeout_s*."""
-        if self._how_ended is None:
-            if not wait_ended(self.pidfd, timeout_s):
-                return "still runs"
-            self._how_ended = _describe_end(self.pid)
-        return self._how_ended
+    def exit_status(self, timeout_s: float = 0) -> ExitStatus | None:
+        """How the daemon ended; None while it still runs after *timeout_s*."""
+        if self._exit is None and wait_ended(self.pidfd, timeout_s):
+            self._exit = reap(self.pid)
+        return self._exit
 
     def log_tail(self) -> str:
         """The last lines of the log; empty when there is none any more."""
@@ -109,7 +111,7 @@ class LaunchedNode:
         if not wait_ended(self.pidfd, timeout_s):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             wait_ended(self.pidfd, END_TIMEOUT_S)
-        self.how_ended()
+        self.exit_status()
         self.session.remove_if_abandoned()
         os.close(self.pidfd)
         self.pidfd = -1
@@ -182,16 +184,3 @@ def end_everything(configuration: NodeConfiguration, timeout_s: float = END_TIME
     """In the daemon, as its last act: kill the zygote, all workers and what they started, and remove the folder."""
     kill_all_descendants(timeout_s)
     SessionDirectory.attach(configuration.session_directory, configuration.descriptors.lock).remove()
-
-
-def _describe_end(pid: int) -> str:
-    try:
-        result = os.waitid(os.P_PID, pid, os.WEXITED)
-    except ChildProcessError:
-        # The user's program waits for all its children and got this one too.
-        result = None
-    if result is None:
-        return "ended"
-    if result.si_code == os.CLD_EXITED:
-        return f"ended with exit code {result.si_status}"
-    return f"was killed by {signal.Signals(result.si_status).name}"

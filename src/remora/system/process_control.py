@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import time
+from typing import NamedTuple
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -70,16 +71,31 @@ def open_pidfd(pid: int) -> int:
         raise OSError(error.errno, message) from error
 
 
-def has_ended(pidfd: int) -> bool:
-    """Whether the process behind *pidfd* has ended."""
-    return wait_ended(pidfd, 0)
-
-
 def wait_ended(pidfd: int, timeout_s: float) -> bool:
     """Wait until the process behind *pidfd* has ended, at most *timeout_s*; whether it has."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(max(0, timeout_s) * 1000))
+
+
+class ExitStatus(NamedTuple):
+    """How a process ended: one of the two is set; neither, when somebody else has reaped it."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+def reap(pid: int) -> ExitStatus:
+    """Wait until child *pid* has ended and free its pid."""
+    try:
+        result = os.waitid(os.P_PID, pid, os.WEXITED)
+    except ChildProcessError:
+        # A program that waits for any child gets ours too.
+        return ExitStatus()
+    assert result is not None, "only a waitid with WNOHANG returns without a result"
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(exit_code=result.si_status)
+    return ExitStatus(signal=result.si_status)
 
 
 def arm_lifeline(lifeline_read: int) -> int:
@@ -93,8 +109,9 @@ def arm_lifeline(lifeline_read: int) -> int:
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(own, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    # Armed too late? Only the inherited descriptor tells: a pipe opened without a writer waits for the first one.
     poll = select.poll()
-    poll.register(own, 0)
+    poll.register(lifeline_read, 0)
     if poll.poll(0):
         os.killpg(0, signal.SIGKILL)
     return own
