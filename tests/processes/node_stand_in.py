@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -208,31 +209,28 @@ def have_family(configuration: WorkerConfiguration) -> None:
 def tell_facts(configuration: WorkerConfiguration) -> None:
     """A worker that says what it was born with."""
     numpy_random = sys.modules.get("numpy.random")
-    with (
-        open("/proc/self/oom_score_adj") as score,
-        open("/proc/self/cmdline") as title,
-        open("/proc/self/comm") as comm,
-    ):
-        show(
-            {
-                "group": os.getpgrp() == os.getpid(),
-                "oom_score": int(score.read()),
-                "title": title.read().rstrip("\0"),
-                "comm": comm.read().strip(),
-                "random": random.random(),
-                "numpy_random": numpy_random.random() if numpy_random else None,
-                "hash": hash("remora"),
-                "sigint": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
-                "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
-                "wakeup_fd": signal.set_wakeup_fd(-1),
-                "descriptors": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]),
-                "environment": dict(os.environ),
-                "sys_path": sys.path,
-                "directory": os.getcwd(),
-                "main_file": sys.argv[0],
-                "modules": sorted({"numpy", "torch", "pyarrow"} & set(sys.modules)),
-            }
-        )
+    descriptors = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    show(
+        {
+            "group": os.getpgrp() == os.getpid(),
+            "oom_score": int(Path("/proc/self/oom_score_adj").read_text()),
+            "title": Path("/proc/self/cmdline").read_text().rstrip("\0"),
+            "comm": Path("/proc/self/comm").read_text().strip(),
+            "random": random.random(),
+            "numpy_random": numpy_random.random() if numpy_random else None,
+            "hash": hash("remora"),
+            "sigint": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+            "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+            "wakeup_fd": signal.set_wakeup_fd(-1),
+            # The descriptor of the listing itself is closed by now.
+            "descriptors": sorted(os.readlink(path) for path in descriptors if os.path.lexists(path)),
+            "environment": dict(os.environ),
+            "sys_path": sys.path,
+            "directory": os.getcwd(),
+            "main_file": sys.argv[0],
+            "modules": sorted({"numpy", "torch", "pyarrow"} & set(sys.modules)),
+        }
+    )
 
 
 def exit_three(configuration: WorkerConfiguration) -> None:
