@@ -12,8 +12,31 @@ import msgspec
 
 from remora.base.resources import Resources
 
-RetryExceptions = bool | tuple[type[BaseException], ...]
-"""Whether an exception of the user's code is retried: all, none, or those of these classes."""
+RetryExceptions = bool | frozenset[str]
+"""Which exceptions of the user's code are retried: all, none, or those of the classes with these full names.
+
+Names, because these options travel with actor handles, and a class of ``__main__`` is another one in each process.
+"""
+
+ASYNC_MAX_CONCURRENCY = 1000
+"""``max_concurrency`` of an async actor for which the user gave none; 1 for any other."""
+
+
+def full_name(exception_class: type[BaseException]) -> str:
+    """How :data:`RetryExceptions` names a class."""
+    return f"{exception_class.__module__}.{exception_class.__qualname__}"
+
+
+def is_retried(retry_exceptions: RetryExceptions, exception: BaseException) -> bool:
+    """Whether *retry_exceptions* covers *exception*, by its class or one that this inherits from.
+
+    Example:
+        >>> is_retried(frozenset({"builtins.OSError"}), FileNotFoundError())
+        True
+    """
+    if isinstance(retry_exceptions, bool):
+        return retry_exceptions
+    return any(full_name(one) in retry_exceptions for one in type(exception).__mro__)
 
 
 class TaskOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):

@@ -44,11 +44,15 @@ class Class(Protocol):
     ``description`` is for the API layer of whoever gets a handle (class name, methods); a runtime carries it as it is.
     """
 
-    cls: type
+    cls: Any
     name: str
-    is_async: bool
-    description: bytes
     record: Any
+
+    @property
+    def is_async(self) -> bool: ...
+
+    @property
+    def description(self) -> bytes: ...
 
 
 class Actor(Protocol):

@@ -1,0 +1,76 @@
+"""What there is: ``nodes``, ``cluster_resources`` and ``available_resources``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remora.base import runtime
+from remora.base.runtime import NodeInformation, Runtime
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Every node of the cluster, dead ones too, as dicts with Ray's keys.
+
+    ``NodeID``, ``Alive``, ``NodeManagerHostname``, ``NodeManagerAddress``, ``Resources`` and ``Labels`` say something
+    here. Ports are 0 and socket names empty: nothing listens where Ray's processes would.
+
+    Raises:
+        RuntimeError: there is no session.
+
+    Example:
+        >>> [node["NodeID"] for node in remora.nodes() if node["Alive"]]
+    """
+    return [_as_ray(node) for node in _session("nodes").nodes()]
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the living nodes together.
+
+    Raises:
+        RuntimeError: there is no session.
+
+    Example:
+        >>> remora.cluster_resources()["CPU"]
+        8.0
+    """
+    return _session("cluster_resources").cluster_resources()
+
+
+def available_resources() -> dict[str, float]:
+    """What of :func:`cluster_resources` no task or actor holds at the moment; names with nothing left are missing.
+
+    Raises:
+        RuntimeError: there is no session.
+
+    Example:
+        >>> remora.available_resources().get("CPU", 0.0)
+        7.0
+    """
+    return {name: amount for name, amount in _session("available_resources").available_resources().items() if amount}
+
+
+def _session(function: str) -> Runtime:
+    if runtime.current is None:
+        raise RuntimeError(f"remora.{function}() was called before remora.init(): there is no cluster to ask")
+    return runtime.current
+
+
+def _as_ray(node: NodeInformation) -> dict[str, Any]:
+    return {
+        "NodeID": node.node_id,
+        "Alive": node.is_alive,
+        "alive": node.is_alive,
+        "NodeName": node.hostname,
+        "NodeManagerAddress": node.address,
+        "NodeManagerHostname": node.hostname,
+        "NodeManagerPort": 0,
+        "ObjectManagerPort": 0,
+        "MetricsExportPort": 0,
+        "RuntimeEnvAgentPort": 0,
+        "ObjectStoreSocketName": "",
+        "RayletSocketName": "",
+        "DeathReason": 0 if node.is_alive else 1,
+        "DeathReasonMessage": node.death_reason,
+        "Resources": dict(node.resources) if node.is_alive else {},
+        "Labels": dict(node.labels),
+    }

@@ -1,0 +1,151 @@
+"""Checks of single options: each returns the value to use, or says in an error what the option must be."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from remora.base.options import RetryExceptions, full_name
+from remora.base.suggest import did_you_mean
+
+Check = Callable[[str, Any], Any]
+"""``check(name, value)`` returns the value to use; raises ``TypeError`` or ``ValueError``."""
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_warned: set[tuple[str, str]] = set()
+
+
+def integer(minimum: int, maximum: int | None = None) -> Check:
+    """A whole number from *minimum* to *maximum*; a bool is not one."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number, not {value!r} ({type(value).__name__})")
+        if value < minimum or (maximum is not None and value > maximum):
+            bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+            raise ValueError(f"{name}={value}: it must be {bounds}")
+        return value
+
+    return check
+
+
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r} ({type(value).__name__})")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value
+
+
+def one_of(*allowed: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: it must be {' or '.join(map(repr, allowed))}")
+        return str(value)
+
+    return check
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A dict with strings as keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a dict with strings as keys, not {value!r}")
+    return dict(value)
+
+
+def amount(name: str, value: Any) -> Any:
+    """Left to :meth:`Resources.of`, which knows amounts."""
+    return value
+
+
+def exceptions(name: str, value: Any) -> RetryExceptions:
+    """True, False, or exception classes, which become their full names; names stay as they are."""
+    if isinstance(value, bool):
+        return value
+    names = set()
+    for one in value if isinstance(value, (list, tuple, set, frozenset)) else (value,):
+        if isinstance(one, type) and issubclass(one, BaseException):
+            names.add(full_name(one))
+        elif isinstance(one, str):
+            names.add(one)
+        else:
+            raise TypeError(f"{name} must be True, False or a list of exception classes; {one!r} is no exception class")
+    return frozenset(names)
+
+
+def num_returns(name: str, value: Any) -> int:
+    if value in ("dynamic", "streaming"):
+        raise ValueError(
+            f"{name}={value!r}: generators that stream their items are not part of Remora yet; "
+            "return a list, or give the number of returns"
+        )
+    return int(integer(0, 2**32 - 1)(name, value))
+
+
+def only_default(*defaults: Any) -> Check:
+    """For what needs a cluster: the value that asks for nothing is accepted."""
+
+    def check(name: str, value: Any) -> None:
+        if value not in defaults:
+            raise ValueError(f"{name}={value!r}: placement groups are not part of Remora yet; leave the option out")
+
+    return check
+
+
+def check_options(
+    kind: str,
+    given: Mapping[str, Any],
+    checks: Mapping[str, Check],
+    meaningless: Iterable[str],
+    belongs_to: Callable[[str], str] = lambda name: "",
+) -> dict[str, Any]:
+    """The options of *given*, checked; those with the value None are taken as not given.
+
+    *kind* is what they belong to, as in "an actor". *meaningless* ones are left out with one warning per name.
+    *belongs_to* gives a sentence for a name that belongs to something else, or nothing.
+
+    Raises:
+        TypeError, ValueError: a value is wrong.
+        ValueError: a name is unknown.
+    """
+    checked = {}
+    for name, value in given.items():
+        check = checks.get(name)
+        if check is not None:
+            if value is not None:
+                checked[name] = check(name, value)
+        elif name in meaningless:
+            if value is not None:
+                warn_meaningless(kind, name)
+        else:
+            raise ValueError(f"{name!r} is no option of {kind}. {belongs_to(name) or did_you_mean(name, checks)}")
+    return checked
+
+
+def warn_meaningless(kind: str, name: str) -> None:
+    """Say once that the option is accepted and ignored, at the user's own line."""
+    if (kind, name) in _warned:
+        return
+    _warned.add((kind, name))
+    message = f"the option {name!r} of {kind} has no meaning in Remora and is ignored"
+    warnings.warn(message, UserWarning, stacklevel=_user_stacklevel())
+
+
+def _user_stacklevel() -> int:
+    """The ``stacklevel``, seen from the caller, of the innermost frame that is not ours."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+        level += 1
+    return level
