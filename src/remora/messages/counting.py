@@ -153,6 +153,7 @@ class Unkeep(msgspec.Struct, array_like=True, tag=38, frozen=True):
     """Home to another node's daemon: the object is freed, drop the copy."""
 
     id: bytes
+    writer: bytes
 
 
 class Sync(msgspec.Struct, array_like=True, tag=39, frozen=True):

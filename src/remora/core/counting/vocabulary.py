@@ -6,7 +6,7 @@ from enum import IntEnum
 
 import msgspec
 
-from remora.base.ids import PROCESS_ID_SIZE_BYTES, NodeId, ProcessId
+from remora.base.ids import OBJECT_ID_SIZE_BYTES, PROCESS_ID_SIZE_BYTES, NodeId, ProcessId
 from remora.messages.objects import Location
 
 DAEMON = b""
@@ -65,8 +65,13 @@ Effect = Send | LetGo | KeepLocation | FreeLocation | ObjectFreed
 
 
 def is_process(holder: bytes) -> bool:
-    """Whether the holder is a process; else it is a container or the export of a job."""
+    """Whether the holder is a process."""
     return len(holder) == PROCESS_ID_SIZE_BYTES
+
+
+def is_container(holder: bytes) -> bool:
+    """Whether the holder is an object that has the ref inside its value."""
+    return len(holder) == OBJECT_ID_SIZE_BYTES
 
 
 def home_of(any_id: bytes) -> NodeId:

@@ -1,0 +1,264 @@
+"""The half of counting in every node daemon: the home of the ids made on this node.
+
+For each published object it knows the value, or where it is, and the set of its holders; no counts, no sequence
+numbers. An empty set frees the object everywhere. For the other homes it forwards what the members of this node
+hold, in order, and keeps the list of it.
+
+The daemon calls `process_message` and `node_message` (or the method of the message, on hot paths) for everything
+of tags 20-39 and for ``GetObjects``, ``ForgetGet`` and ``ObjectValue``, tells of connections and ends, calls `tick`
+at `next_deadline_s`, and after each call takes what stands in `outbox` (and clears it), in order.
+
+Ends. A process has ended when its socket was read to the end, not when a signal says so: what it wrote last still
+counts. A process that crashed is forgotten only after a grace: the receiver of its last reply may be about to
+register what came in it. The same for a node. A process that left in order, or had no peers, has no grace.
+
+Example:
+    >>> directory = Directory(node, describe_loss=encode_loss)
+    >>> directory.process_connected(driver)
+    >>> directory.process_message(driver, Publish(ref_id, Value(INLINE, data)))
+    >>> directory.process_message(driver, Release([ref_id]))
+    >>> directory.is_known(ref_id)
+    False
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from remora.base.ids import NodeId, ObjectId, ProcessId, node_of, process_of, short
+from remora.base.object_ref import PENDING
+from remora.core.counting.entries import DescribeLoss, Entry, LossReason, ObjectRow, row_of
+from remora.core.counting.other_nodes import OtherNodes
+from remora.core.counting.parking import DropRequest, GetRequest, HoldRequest, KeepRequest, Request
+from remora.core.counting.vocabulary import EXPORTED, CountingError, Hold, home_of, is_container, is_process
+from remora.messages import counting as m
+from remora.messages.objects import ForgetGet, GetObjects, Value
+
+DEFAULT_GRACE_S = 5.0
+
+
+class Directory(OtherNodes):
+    """Objects of one node, and what the node's processes hold elsewhere.
+
+    Args:
+        node: this node's id.
+        describe_loss: makes the serialized error of an object that is lost; it names the object and where.
+        grace_s: how long the holds of a crashed process or node outlive it.
+    """
+
+    def __init__(self, node: NodeId, describe_loss: DescribeLoss, grace_s: float = DEFAULT_GRACE_S) -> None:
+        super().__init__(node, describe_loss)
+        self.grace_s = grace_s
+        self._ending: dict[ProcessId | NodeId, float] = {}
+        """Crashed processes and dead nodes whose holds still stand, and until when."""
+        self._process_handlers: dict[type, Callable[[ProcessId, Any], None]] = {
+            m.Publish: self.publish,
+            m.Resolve: self.resolve,
+            m.Register: self.register,
+            m.Release: self.release,
+            m.Pong: self.pong,
+            m.Export: self.export,
+            m.Store: self.store,
+            m.DropCopy: self.drop_copy,
+            m.DropUnclaimed: self.drop_unclaimed,
+            GetObjects: self.get_objects,
+            ForgetGet: self.forget_get,
+        }
+
+    def process_message(self, process: ProcessId, message: msgspec.Struct) -> None:
+        """A message of a connected process of this node.
+
+        Raises:
+            CountingError: the process is not connected, or says what it cannot say; end its connection.
+        """
+        self._require_connected(process)
+        self._process_handlers[type(message)](process, message)
+
+    # Messages of processes
+
+    def publish(self, process: ProcessId, message: m.Publish) -> None:
+        object_id = ObjectId(message.id)
+        if process_of(object_id) != process or object_id in self._entries:
+            raise CountingError(
+                f"process {short(process)} cannot publish {short(object_id)}: not its own, or known already"
+            )
+        entry = self._entries[object_id] = Entry(process, message.value)
+        self._note_held(process, object_id)
+        self._set_value(object_id, entry, message.value, process, message.writer)
+        if self._parking:
+            for request in self._parking.take_of_id(object_id, (HoldRequest, GetRequest)):
+                self._look_again(request, final=False)
+
+    def resolve(self, process: ProcessId, message: m.Resolve) -> None:
+        object_id = ObjectId(message.id)
+        if home_of(object_id) != self.node or message.value.state == PENDING:
+            raise CountingError(
+                f"process {short(process)} cannot resolve {short(object_id)} here with {message.value!r}"
+            )
+        entry = self._entries.get(object_id)
+        if entry is None or entry.value.state != PENDING:
+            self._refuse_value(object_id, message.value, process, message.writer)
+        else:
+            self._set_value(object_id, entry, message.value, process, message.writer)
+
+    def register(self, process: ProcessId, message: m.Register) -> None:
+        for object_id in message.ids:
+            self._hold(ObjectId(object_id), process)
+
+    def release(self, process: ProcessId, message: m.Release) -> None:
+        self._drop([ObjectId(object_id) for object_id in message.ids], process)
+
+    def pong(self, process: ProcessId, message: m.Pong) -> None:
+        for request in self._parking.take_answered(process, message.number):
+            self._look_again(request, final=True)
+
+    def export(self, process: ProcessId, message: m.Export) -> None:
+        driver = self._processes[process]
+        for object_id in message.ids if driver in self._processes else ():
+            self._hold(ObjectId(object_id), driver + EXPORTED)
+
+    def store(self, process: ProcessId, message: m.Store) -> None:
+        keeper = message.keeper or process
+        self._copies.add(message.id, process, message.location, keeper)
+        if keeper not in self._processes:
+            self._copies.release(message.id, process, keeper)
+        if self._parking:
+            for request in self._parking.take_of_id(message.id, (KeepRequest, DropRequest)):
+                self._look_again(request, final=False)
+
+    def drop_copy(self, process: ProcessId, message: m.DropCopy) -> None:
+        self._drop_copy(DropRequest(message.id, process, message.writer))
+
+    def drop_unclaimed(self, process: ProcessId, message: m.DropUnclaimed) -> None:
+        self._drop_copy(DropRequest(b"", process, message.writer))
+
+    def get_objects(self, process: ProcessId, message: GetObjects) -> None:
+        for object_id in message.ids:
+            if home_of(object_id) == self.node:
+                self._get(GetRequest(object_id, process))
+            else:
+                self._get_elsewhere(ObjectId(object_id), process)
+
+    def forget_get(self, process: ProcessId, message: ForgetGet) -> None:
+        self._forget_get(process, [ObjectId(object_id) for object_id in message.ids])
+
+    # Connections and ends
+
+    def process_connected(self, process: ProcessId, driver: ProcessId | None = None) -> None:
+        """A driver or worker of this node has its connection; *driver* is that of its job, by default itself."""
+        if node_of(process) != self.node or process in self._processes:
+            raise CountingError(f"process {short(process)} cannot connect to {self!r}")
+        self._processes[process] = driver or process
+
+    def process_ended(self, process: ProcessId, now_s: float, at_once: bool) -> None:
+        """The process's socket was read to its end. *at_once*: it left in order, or no other process knew it."""
+        self._require_connected(process)
+        del self._processes[process]
+        for object_id in list(self._waiting.get(process, ())):
+            self._forget_get(process, [object_id])
+        self._parking.discard(lambda r: isinstance(r, HoldRequest) and r.holder == process)
+        self._parking.discard(lambda r: isinstance(r, GetRequest) and r.waiter == process)
+        for request in self._parking.take_of_process(process):
+            self._look_again(request, final=True)
+        if at_once:
+            self._forget_process(process)
+        else:
+            self._ending[process] = now_s + self.grace_s
+
+    def node_dead(self, node: NodeId, now_s: float) -> None:
+        """The node was declared dead, once and for ever; its holds stay for the grace."""
+        self._mourn(node)
+        self._ending[node] = now_s + self.grace_s
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When `tick` has something to do."""
+        return min(self._ending.values(), default=None)
+
+    def tick(self, now_s: float) -> None:
+        """Forget those whose grace is over."""
+        for who in [who for who, deadline_s in self._ending.items() if deadline_s <= now_s]:
+            del self._ending[who]
+            if is_process(who):
+                self._forget_process(ProcessId(who))
+            else:
+                self._forget_node(NodeId(who))
+
+    # Looking
+
+    def watch(self, object_id: ObjectId) -> bool:
+        """Emit ``ObjectFreed`` when the object is freed. False, and no watch, when it is not known here (any more)."""
+        if object_id in self._entries:
+            self._watched.add(object_id)
+        return object_id in self._entries
+
+    def is_known(self, object_id: ObjectId) -> bool:
+        """Whether the object is published and not freed."""
+        return object_id in self._entries
+
+    def value_of(self, object_id: ObjectId) -> Value | None:
+        """The object's value, or None while it is pending or not known here."""
+        entry = self._entries.get(object_id)
+        return entry.value if entry is not None and entry.can_be_read else None
+
+    def rows(self) -> Iterator[ObjectRow]:
+        """Every object whose home is here, with its holders."""
+        return (row_of(object_id, entry) for object_id, entry in self._entries.items())
+
+    def held_elsewhere(self) -> Iterator[tuple[ObjectId, bytes, Hold]]:
+        """Id of another home, member of this node that holds it or has asked to."""
+        return (
+            (object_id, member, hold)
+            for object_id, members in self._foreign.items()
+            for member, hold in members.items()
+        )
+
+    # Steps
+
+    def _look_again(self, request: Request, final: bool) -> None:
+        if isinstance(request, HoldRequest):
+            self._add_holder(request, final)
+        elif isinstance(request, GetRequest):
+            self._get(request, final)
+        elif isinstance(request, KeepRequest):
+            if request.node != self.node or request.id in self._entries:
+                self._keep_copy(request, final)
+        else:
+            self._drop_copy(request, final)
+
+    def _forget_process(self, process: ProcessId) -> None:
+        for holder in (process, process + EXPORTED):
+            self._drop(list(self._held_by.get(holder, ())), holder)
+        for object_id, writer in self._copies.of_keeper(process):
+            self._copies.release(object_id, writer, process)
+        for object_id in [object_id for object_id in self._pending if process_of(object_id) == process]:
+            entry = self._entries[object_id]
+            self._lose(object_id, entry, LossReason.MAKER_DIED, process)
+            self._wake(object_id, entry)
+
+    def validate(self) -> None:
+        """Raises AssertionError when an invariant does not hold. Slow; for tests and `remora memory --check`."""
+        for object_id, entry in self._entries.items():
+            assert home_of(object_id) == self.node, f"{short(object_id)} has another home"
+            assert entry.holders, f"{short(object_id)} should have been freed"
+            assert entry.asked == list(entry.contents.values()).count(Hold.ASKED), (
+                f"{short(object_id)}: {entry.asked} asked"
+            )
+            assert not (entry.waiters and entry.can_be_read), f"{short(object_id)} has a value and waiters"
+            assert (object_id in self._pending) == (entry.value.state == PENDING), f"{short(object_id)}: {entry!r}"
+            for holder in entry.holders:
+                local = home_of(holder) == self.node and not is_container(holder)
+                assert not local or object_id in self._held_by.get(holder, ()), (
+                    f"{short(holder)} holds {short(object_id)} unnoted"
+                )
+        for holder, ids in self._held_by.items():
+            for object_id in ids:
+                places = (
+                    self._entries[object_id].holders if home_of(object_id) == self.node else self._foreign[object_id]
+                )
+                assert holder in places, f"{short(holder)} is noted for {short(object_id)}"
+        assert all(members and home_of(object_id) != self.node for object_id, members in self._foreign.items())
+        assert all(keepers for _, _, keepers in self._copies)

@@ -1,0 +1,95 @@
+"""What the home knows of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+from remora.base.ids import ObjectId, ProcessId, short
+from remora.base.object_ref import INLINE, STATE_NAMES
+from remora.core.counting.vocabulary import Hold
+from remora.messages.objects import Value
+
+
+class LossReason(Enum):
+    """Why an object has no value and will never have one."""
+
+    UNKNOWN = "it was freed, or never published, before anybody else held it"
+    MAKER_DIED = "the process that should make it died"
+    COPY_LOST = "the process that stored it died before the value was kept"
+    NODE_DIED = "the node where it was died"
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """An object that is lost. *where* is the process or node that died or that made it."""
+
+    id: bytes
+    reason: LossReason
+    where: bytes
+
+
+DescribeLoss = Callable[[Loss], bytes]
+"""Makes the serialized error that stands for the object's value."""
+
+
+class Entry:
+    """One published object at its home.
+
+    States are those of values: pending, then inline, stored or failed. Spilling, spilled, restoring and copies on
+    further nodes will be told apart by fields beside ``copy``; counting does not look at them.
+    """
+
+    __slots__ = ("acknowledge", "asked", "contents", "copy", "holders", "publisher", "value", "waiters", "writer")
+
+    def __init__(self, publisher: ProcessId, value: Value) -> None:
+        self.value = value
+        self.publisher = publisher
+        """Who told the value."""
+        self.writer: bytes = publisher
+        """Who wrote it to the arena."""
+        self.holders: dict[bytes, None] = {publisher: None}
+        self.contents: dict[ObjectId, Hold] = {}
+        """Ids inside the value, and whether their homes have written this object down as their holder."""
+        self.asked = 0
+        """How many of them have not answered."""
+        self.copy = Hold.NONE
+        """For a value that another process stored: whether the node where it lies keeps it for this home."""
+        self.acknowledge: ProcessId | None = None
+        """The process that waits until contents and copy are held."""
+        self.waiters: dict[bytes, None] | None = None
+        """Processes of this node, and other nodes, that wait for the value."""
+
+    @property
+    def can_be_read(self) -> bool:
+        """Whether there is a value to give away, or an error."""
+        return self.value.state >= INLINE and self.copy is not Hold.ASKED
+
+    def __repr__(self) -> str:
+        holders = ", ".join(map(short, self.holders))
+        return f"<{STATE_NAMES[self.value.state]}, held by [{holders}]>"
+
+
+class ObjectRow(msgspec.Struct, frozen=True):
+    """One object for `remora memory`."""
+
+    id: bytes
+    state: str
+    size_bytes: int
+    holders: tuple[bytes, ...]
+    contents: tuple[bytes, ...]
+    waiters: int
+
+
+def row_of(id: ObjectId, entry: Entry) -> ObjectRow:
+    """The entry as a row."""
+    location = entry.value.location
+    return ObjectRow(
+        id,
+        STATE_NAMES[entry.value.state],
+        len(entry.value.data) if location is None else location.size_bytes,
+        tuple(entry.holders),
+        tuple(entry.contents),
+        len(entry.waiters or ()),
+    )

@@ -1,0 +1,155 @@
+"""Other nodes at the home: what they hold here, the copies that homes keep with each other, links lost, deaths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from remora.base.ids import NodeId, ObjectId, short
+from remora.core.counting.entries import DescribeLoss, Entry, LossReason
+from remora.core.counting.parking import GetRequest, HoldRequest, KeepRequest
+from remora.core.counting.values import Values
+from remora.core.counting.vocabulary import CountingError, Hold, home_of
+from remora.messages import counting as m
+from remora.messages.objects import GetObjects, ObjectValue
+
+
+class OtherNodes(Values):
+    """Holders, values and other nodes. :class:`~remora.core.counting.directory.Directory` is the whole."""
+
+    def __init__(self, node: NodeId, describe_loss: DescribeLoss) -> None:
+        super().__init__(node, describe_loss)
+        self._node_handlers: dict[type, Callable[[NodeId, Any], None]] = {
+            m.NodeRegister: self.node_register,
+            m.NodeAck: self.node_ack,
+            m.NodeRelease: self.node_release,
+            m.Keep: self.keep,
+            m.KeepAck: self.keep_ack,
+            m.Unkeep: self.unkeep,
+            m.Sync: self.sync,
+            GetObjects: self.node_get,
+            ObjectValue: self.object_value,
+        }
+
+    def node_message(self, node: NodeId, message: msgspec.Struct) -> None:
+        """A message of another node's daemon. Those of nodes that were declared dead are ignored.
+
+        Raises:
+            CountingError: the node speaks for another one.
+        """
+        if node not in self._dead_nodes:
+            self._node_handlers[type(message)](node, message)
+
+    def node_register(self, node: NodeId, message: m.NodeRegister) -> None:
+        self._require_holder_of(node, message.holder)
+        for object_id in message.ids:
+            self._add_holder(HoldRequest(object_id, message.holder))
+
+    def node_ack(self, node: NodeId, message: m.NodeAck) -> None:
+        for object_id in message.ids:
+            self._foreign_answered(ObjectId(object_id), message.holder, message.ok)
+
+    def node_release(self, node: NodeId, message: m.NodeRelease) -> None:
+        self._require_holder_of(node, message.holder)
+        self._drop([ObjectId(object_id) for object_id in message.ids], message.holder)
+
+    def keep(self, node: NodeId, message: m.Keep) -> None:
+        self._keep_copy(KeepRequest(message.id, node, message.writer))
+
+    def keep_ack(self, node: NodeId, message: m.KeepAck) -> None:
+        self._copy_answered(ObjectId(message.id), message.ok)
+
+    def unkeep(self, node: NodeId, message: m.Unkeep) -> None:
+        self._parking.discard(lambda r: isinstance(r, KeepRequest) and r.node == node, message.id)
+        self._copies.release(message.id, message.writer, node)
+
+    def node_get(self, node: NodeId, message: GetObjects) -> None:
+        for object_id in message.ids:
+            self._get(GetRequest(object_id, node))
+
+    def object_value(self, node: NodeId, message: ObjectValue) -> None:
+        self._remote_value(ObjectId(message.id), message.value)
+
+    def sync(self, node: NodeId, message: m.Sync) -> None:
+        """What the node does not list it does not have; what it lists and we do not know of, it asks for anew."""
+        listed = {(ObjectId(object_id), holder) for object_id, holder in message.held}
+        for object_id, holder in self._held_from(node):
+            if (object_id, holder) not in listed:
+                self._drop([object_id], holder)
+        for held, holder in message.held:
+            self._require_holder_of(node, holder)
+            self._add_holder(HoldRequest(held, holder))
+        kept = set(message.kept)
+        for copied, writer in self._copies.of_keeper(node):
+            if (copied, writer) not in kept:
+                self._copies.release(copied, writer, node)
+        for copied, writer in message.kept:
+            self._keep_copy(KeepRequest(copied, node, writer))
+
+    def node_reconnected(self, node: NodeId) -> None:
+        """A connection to the node replaces a lost one; nothing of the old one will be read any more."""
+        self._void_requests_of(node)
+        held = [
+            (object_id, member)
+            for object_id, members in self._foreign.items()
+            if home_of(object_id) == node
+            for member in members
+        ]
+        kept = [
+            (object_id, entry.writer) for object_id, entry in self._entries.items() if self._has_copy_on(node, entry)
+        ]
+        self._tell(node, m.Sync(list(held), list(kept)))
+        for object_id in self._remote_gets:
+            if home_of(object_id) == node:
+                self._list(node, GetObjects, object_id)
+
+    def _mourn(self, node: NodeId) -> None:
+        """The node was declared dead, once and for ever; whatever is awaited from it is lost now."""
+        self._dead_nodes.add(node)
+        self._void_requests_of(node)
+        for object_id, entry in list(self._entries.items()):
+            if self._has_copy_on(node, entry):
+                self._lose(object_id, entry, LossReason.NODE_DIED, node)
+                self._acknowledge_publication(object_id, entry)
+                self._wake(object_id, entry)
+        for object_id in [object_id for object_id in self._foreign if home_of(object_id) == node]:
+            for member, hold in list(self._foreign[object_id].items()):
+                self._forget_foreign(object_id, member)
+                if hold is Hold.ASKED:
+                    self._answer(object_id, member, ok=False)
+        for object_id in [object_id for object_id in self._remote_gets if home_of(object_id) == node]:
+            self._remote_value(object_id, self._lost(object_id, LossReason.NODE_DIED, node))
+
+    def _forget_node(self, node: NodeId) -> None:
+        for object_id, holder in self._held_from(node):
+            self._drop([object_id], holder)
+        for copied, writer in self._copies.of_keeper(node):
+            self._copies.release(copied, writer, node)
+
+    def _void_requests_of(self, node: NodeId) -> None:
+        """Requests that came over a connection which is gone: the node asks again, or is dead."""
+        self._parking.discard(lambda r: isinstance(r, HoldRequest) and home_of(r.holder) == node)
+        self._parking.discard(lambda r: isinstance(r, GetRequest) and r.waiter == node)
+        self._parking.discard(lambda r: isinstance(r, KeepRequest) and r.node == node)
+        for entry in self._entries.values():
+            if entry.waiters:
+                entry.waiters.pop(node, None)
+
+    def _held_from(self, node: NodeId) -> list[tuple[ObjectId, bytes]]:
+        """What is held here by processes and containers of the node."""
+        return [
+            (object_id, holder)
+            for object_id, entry in self._entries.items()
+            for holder in entry.holders
+            if home_of(holder) == node and node != self.node
+        ]
+
+    def _has_copy_on(self, node: NodeId, entry: Entry) -> bool:
+        location = entry.value.location
+        return location is not None and location.node == node and node != self.node
+
+    def _require_holder_of(self, node: NodeId, holder: bytes) -> None:
+        if home_of(holder) != node:
+            raise CountingError(f"node {short(node)} speaks for holder {short(holder)} of another node")
