@@ -135,7 +135,7 @@ def _pickles_itself(exception_class: type[BaseException]) -> bool:
 
 
 def _state_of(exception: BaseException) -> _State:
-    return exception.args, instance_dict(exception), c_fields(exception)
+    return BaseException.__getattribute__(exception, "args"), instance_dict(exception), c_fields(exception)
 
 
 def set_state(exception: BaseException, state: _State) -> None:
@@ -153,7 +153,10 @@ def new_exception(exception_class: type[BaseException], args: tuple[Any, ...] = 
     for base in exception_class.__mro__:
         make: Callable[..., BaseException] | None = vars(base).get("__new__")
         if isinstance(make, types.BuiltinFunctionType):
-            return make(exception_class)
+            try:
+                return make(exception_class)
+            except TypeError:  # the memory layout is that of another base; its __new__ comes later
+                continue
     return BaseException.__new__(exception_class)
 
 

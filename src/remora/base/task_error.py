@@ -113,6 +113,12 @@ class TaskError(RemoraError):
     __ne__ = object.__ne__
     __hash__ = object.__hash__
 
+    def __getattr__(self, name: str) -> Any:
+        inherited = None if name.startswith("__") else getattr(super(), "__getattr__", None)
+        if inherited is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        return inherited(name)
+
     def __str__(self) -> str:
         return self._remora_text
 

@@ -59,7 +59,7 @@ def find_fault(value: Any, error: Exception, name: str) -> tuple[str, str]:
 
 
 def _join(name: str, path: str) -> str:
-    return f"{name} -> {path.removeprefix('.')}" if path else name
+    return f"{name} -> {path.lstrip(' .')}" if path else name
 
 
 def _described(fault: tuple[str, str]) -> SerializationError:
@@ -182,8 +182,8 @@ def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
     keyword_defaults: dict[str, Any] = function.__kwdefaults__ or {}
     for parameter, part in keyword_defaults.items():
         yield f" default of parameter {parameter!r} of function {name!r}", part
-    for attribute, part in function.__dict__.items():
-        yield f".{attribute}", part
+    for attribute in function.__dict__:
+        yield f".{attribute}", function.__dict__[attribute]
 
 
 def _names_used(code: types.CodeType) -> Iterator[str]:
@@ -202,9 +202,9 @@ def _parts_of_instance(value: Any) -> Iterator[Part]:
     if not isinstance(reduced, tuple):
         return
     _, args, state, *_ = (*reduced, None, None, None)
-    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    attribute_dicts: tuple[Any, ...] = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     named = False
-    for attribute_dict in (attributes, slots):
+    for attribute_dict in attribute_dicts:
         if isinstance(attribute_dict, dict):
             named = True
             for name, part in attribute_dict.items():

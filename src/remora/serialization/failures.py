@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -70,16 +69,18 @@ def serialize_error(
         text=safe_str(exception),
         traceback=format_traceback(exception),
     )
-    passed = exception.__dict__.get("_remora_failure") if isinstance(exception, TaskError) else None
-    if isinstance(passed, TaskFailure) and isinstance(exception, TaskError):
-        failure = _passing(failure, passed, exception)
-    else:
-        failure = with_pickled(failure, exception)
-    return _framed(failure)
+    # The class is asked, not the exception: isinstance would look at __class__, which user code may redefine.
+    if issubclass(type(exception), TaskError):
+        return _framed(_passing(failure, exception))
+    return _framed(with_pickled(failure, exception))
 
 
-def _passing(failure: TaskFailure, passed: TaskFailure, exception: TaskError) -> TaskFailure:
+def _passing(failure: TaskFailure, exception: BaseException) -> TaskFailure:
     """The failure of a task that got the error of another one: the other's exception in this one's traceback."""
+    passed = exception.__dict__.get("_remora_failure")
+    cause = exception.__dict__.get("cause")
+    if not isinstance(passed, TaskFailure):
+        return with_pickled(failure, exception)
     failure = msgspec.structs.replace(
         failure,
         type_name=passed.type_name,
@@ -88,8 +89,8 @@ def _passing(failure: TaskFailure, passed: TaskFailure, exception: TaskError) ->
         pickling_problem=passed.pickling_problem,
         left_out=passed.left_out,
     )
-    if not passed.pickled and not passed.pickling_problem and exception.cause is not None:
-        return with_pickled(failure, exception.cause)
+    if not passed.pickled and not passed.pickling_problem and cause is not None:
+        return with_pickled(failure, cause)
     return failure
 
 
@@ -124,8 +125,26 @@ def deserialize_error(data: bytes | memoryview) -> RemoraError:
 
 
 def _framed(failure: TaskFailure | SystemFailure) -> bytes:
-    body = _encode(failure)
+    try:
+        body = _encode(failure)
+    except (UnicodeEncodeError, OverflowError):
+        body = _encode(_encodable(failure))
     return pack_header(MAGIC, VERSION, KIND_ERROR, 0, 0, len(body)) + body
+
+
+def _encodable(failure: TaskFailure | SystemFailure) -> TaskFailure | SystemFailure:
+    """The failure without lone surrogates and without numbers beyond 64 bits, which MessagePack does not have."""
+
+    def encodable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {encodable(key): encodable(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [encodable(part) for part in value]
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            return str(value)
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+    return type(failure)(**{name: encodable(value) for name, value in msgspec.structs.asdict(failure).items()})
 
 
 def type_name_of(exception_class: type[BaseException]) -> str:
@@ -137,14 +156,15 @@ def type_name_of(exception_class: type[BaseException]) -> str:
 
 def format_traceback(exception: BaseException) -> str:
     """Python's text of the exception, its chain included, without the frames of Remora that called the user's code."""
+    frames: TracebackType | None = BaseException.__getattribute__(exception, "__traceback__")
     try:
-        lines: Iterable[str] = traceback.format_exception(
-            type(exception), exception, _without_own_frames(exception.__traceback__)
-        )
-        text = _printable("".join(lines))
+        lines = traceback.format_exception(type(exception), exception, _without_own_frames(frames))
+        text = "".join(lines)
     except Exception:  # noqa: BLE001 - formatting calls user code; the frames alone never do
-        frames = "".join(traceback.format_tb(exception.__traceback__))
-        text = f"Traceback (most recent call last):\n{frames}{type_name_of(type(exception))}: {safe_str(exception)}\n"
+        formatted = "".join(traceback.format_tb(frames))
+        text = (
+            f"Traceback (most recent call last):\n{formatted}{type_name_of(type(exception))}: {safe_str(exception)}\n"
+        )
     if len(text) > MAX_TRACEBACK_CHARACTERS:
         half = MAX_TRACEBACK_CHARACTERS // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
@@ -156,8 +176,3 @@ def _without_own_frames(frames: TracebackType | None) -> TracebackType | None:
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIRECTORY):
         frame = frame.tb_next
     return frame if frame is not None else frames
-
-
-def _printable(text: str) -> str:
-    """The text without lone surrogates, which no encoding takes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

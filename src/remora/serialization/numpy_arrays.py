@@ -27,6 +27,7 @@ from remora.serialization.frames import (
     align,
     pack_header,
 )
+from remora.serialization.pickling import pickle_by_name
 from remora.serialization.reducers import register_framer, register_reducer
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +44,7 @@ _dtypes: dict[bytes, np.dtype[Any]] = {}
 def register() -> None:
     """Has arrays taken apart by this module."""
     register_framer(np.ndarray, frame_array)
+    pickle_by_name(rebuild_array)
     register_reducer(np.ndarray, reduce_array)
     register_reducer(np.ndarray, reduce_subclass, subclasses=True)
     register_reducer(np.ma.MaskedArray, reduce_masked)
