@@ -158,6 +158,7 @@ def test_killing_a_worker_leaves_its_neighbour_alone(node: StandInNode) -> None:
 
 
 def test_a_hundred_workers_are_forked_by_one_burst_of_requests(node: StandInNode) -> None:
+    node.ask("preload", modules=["node_stand_in"])
     node.ask("fork", first=1, count=100, main="idle", options={"sys_path": ["/x" * 2000, *os.sys.path]})  # type: ignore[attr-defined]
     reports = node.ask("reports", kind="Forked", count=100)
     assert [report["worker_number"] for report in reports] == list(range(1, 101))
