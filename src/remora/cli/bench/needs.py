@@ -96,15 +96,13 @@ def find_need(name: str, peer: str) -> Need | None:
 
 def is_met(need: Need, result: RowResult) -> bool | None:
     """Whether the row meets its need; None where nothing could be held against it."""
-    verdicts = [
-        got >= wanted if wanted is not need.at_most else got <= wanted
-        for wanted, got in (
-            (need.ratio, result.ratio),
-            (need.limit_share, result.limit_share),
-            (need.at_most, result.rate),
-        )
-        if wanted is not None and got is not None
-    ]
+    verdicts = []
+    if need.ratio is not None and result.ratio is not None:
+        verdicts.append(result.ratio >= need.ratio)
+    if need.limit_share is not None and result.limit_share is not None:
+        verdicts.append(result.limit_share >= need.limit_share)
+    if need.at_most is not None and result.rate is not None:
+        verdicts.append(result.rate <= need.at_most)
     if not verdicts:
         return None
     return any(verdicts) if need.either else all(verdicts)

@@ -13,8 +13,11 @@ from remora.cli.bench.sides import SideDiedError, SideError, SideProcess
 
 #: A noisy row is measured at most this often.
 MOST_ATTEMPTS = 3
-#: Quiet before each measurement, so that the side measured before it can finish what it does behind its answer.
-SETTLE_S = 0.1
+#: Before each measurement the other sides have to be quiet: they may still work off what they did before (ending
+#: actors, freeing objects). Quiet is less than this share of a core over one look; waiting for it is bounded.
+QUIET_SHARE = 0.11
+QUIET_LOOK_S = 0.1
+QUIET_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,22 @@ def _measure_once(row: Row, sides: Sides, effort: Effort) -> RowResult:
 
 def _measure_rate(sides: Sides, name: str, seconds: float) -> tuple[float, float]:
     """The side's rate, and the CPU used meanwhile by the others as a share of one core."""
-    time.sleep(SETTLE_S)
-    other_before_s = sides.cpu_seconds_except(name)
+    other_before_s = _wait_until_quiet(sides, name)
     answer = _on(sides, name, "measure", seconds=seconds)
     other_s = sides.cpu_seconds_except(name) - other_before_s
     return answer["operations"] / answer["seconds"], max(0.0, other_s) / answer["seconds"]
+
+
+def _wait_until_quiet(sides: Sides, name: str) -> float:
+    """Waits until the sides other than `name` rest; returns their CPU seconds so far."""
+    deadline_s = time.monotonic() + QUIET_DEADLINE_S
+    before_s = sides.cpu_seconds_except(name)
+    while True:
+        time.sleep(QUIET_LOOK_S)
+        now_s = sides.cpu_seconds_except(name)
+        if now_s - before_s <= QUIET_SHARE * QUIET_LOOK_S or time.monotonic() > deadline_s:
+            return now_s
+        before_s = now_s
 
 
 def _on(sides: Sides, name: str, action: str, **arguments: object) -> dict[str, float]:

@@ -52,6 +52,7 @@ class SideProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            bufsize=0,  # a buffered line would be missed by `select`, and written again by `close`
             env=os.environ | {MARK_VARIABLE: self._mark},
             start_new_session=True,
         )

@@ -12,6 +12,12 @@ PROCESSES = os.cpu_count() or 1
 Function = Callable[[Any], Any]
 
 
+def _chunks(items: list[object]) -> list[list[object]]:
+    """Four chunks for each process."""
+    size = -(-len(items) // (4 * PROCESSES))
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 class Pool(Protocol):
     """What the pool rows need. Each call blocks until its results are there."""
 
@@ -40,10 +46,9 @@ class RemotePool:
         return results
 
     def map_chunked(self, function: Function, items: list[object]) -> list[Any]:
-        size = -(-len(items) // (4 * PROCESSES))
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
         task = self._ray.remote(lambda chunk: [function(item) for item in chunk])
-        return [result for part in self._ray.get([task.remote(chunk) for chunk in chunks]) for result in part]
+        parts = self._ray.get([task.remote(chunk) for chunk in _chunks(items)])
+        return [result for part in parts for result in part]
 
     def close(self) -> None:
         self._tasks.clear()
@@ -113,7 +118,7 @@ class JoblibPool:
 
 
 class DaskPool:
-    """``distributed.LocalCluster`` with one thread in each process and no dashboard."""
+    """``distributed.LocalCluster``, one thread in each process, no dashboard; it has no chunked map of its own."""
 
     def __init__(self) -> None:
         from distributed import Client, LocalCluster
@@ -127,9 +132,11 @@ class DaskPool:
         return results
 
     def map_chunked(self, function: Function, items: list[object]) -> list[Any]:
-        size = -(-len(items) // (4 * PROCESSES))
-        results: list[Any] = self._client.gather(self._client.map(function, items, pure=False, batch_size=size))
-        return results
+        futures = [
+            self._client.submit(lambda chunk: [function(item) for item in chunk], chunk, pure=False)
+            for chunk in _chunks(items)
+        ]
+        return [result for part in self._client.gather(futures) for result in part]
 
     def close(self) -> None:
         self._client.close()
