@@ -1,0 +1,28 @@
+"""The cloudpickle that Remora pickles functions and classes with.
+
+Example:
+    >>> remora.cloudpickle.register_pickle_by_value(my_module)
+"""
+
+from cloudpickle import *  # noqa: F403
+from cloudpickle import (
+    CloudPickler,
+    Pickler,
+    dump,
+    dumps,
+    load,
+    loads,
+    register_pickle_by_value,
+    unregister_pickle_by_value,
+)
+
+__all__ = [
+    "CloudPickler",
+    "Pickler",
+    "dump",
+    "dumps",
+    "load",
+    "loads",
+    "register_pickle_by_value",
+    "unregister_pickle_by_value",
+]

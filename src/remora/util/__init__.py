@@ -1,0 +1,34 @@
+"""Helpers for programs: pools of actors, queues, names of actors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from remora.api.actor_control import list_named_actors
+    from remora.util import queue
+    from remora.util.actor_pool import ActorPool
+
+__all__ = ["ActorPool", "list_named_actors", "queue"]
+
+_MODULE_OF = {
+    "ActorPool": "remora.util.actor_pool",
+    "list_named_actors": "remora.api.actor_control",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    elif name == "queue":
+        value = import_module("remora.util.queue")
+    else:
+        raise AttributeError(f"module 'remora.util' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
