@@ -1,0 +1,299 @@
+"""The requests for leases that wait at a daemon, and whose turn it is.
+
+Requests are kept by **demand** (job, resources, strategy, environment, actor or task) and within it by requester,
+so that an event looks at demands, which are few, and never at requests, which may be many.
+
+Whose turn it is, among the demands that fit now:
+
+1. the job that was served longest ago;
+2. within it, requesters that are blocked workers, the most deeply nested first: what they wait for frees a worker,
+   and a recursion then needs as many workers as it is deep, not as it is wide;
+3. the requester, then the demand, that was served longest ago.
+
+A demand for many CPUs would never find them free together while small ones take each. So one that has been passed
+over for ``PATIENCE_S`` because of CPUs alone stops the others, except those of blocked workers: running tasks end
+or block, either frees their CPUs. It lets one other through every ``PASS_BY_S``, since a task may also poll for
+another one without blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from remora.base.ids import short
+from remora.base.resources import CPU, Resources
+from remora.core.resources_ledger import ResourcesLedger
+
+PATIENCE_S = 1.0
+PASS_BY_S = 5.0
+
+
+class Request:
+    """A request, with how many of its leases are still to be granted."""
+
+    __slots__ = ("claim", "left", "number", "reported", "since_s")
+
+    def __init__(self, claim: Claim, number: int, left: int, since_s: float) -> None:
+        self.claim = claim
+        self.number = number
+        self.left = left
+        self.since_s = since_s
+        self.reported = False
+
+
+class Requester:
+    """A process that asks for leases, or an actor that needs its worker."""
+
+    __slots__ = ("blocked_depth", "claims", "process", "turn")
+
+    def __init__(self, process: bytes) -> None:
+        self.process = process
+        self.claims: dict[Demand, Claim] = {}
+        self.turn = 0
+        self.blocked_depth = 0
+        """How deeply its task is nested while it is blocked; 0 when it is not."""
+
+
+class Claim:
+    """What one requester has and wants of one demand."""
+
+    __slots__ = ("demand", "depth", "leases", "requester", "requests")
+
+    def __init__(self, requester: Requester, demand: Demand) -> None:
+        self.requester = requester
+        self.demand = demand
+        self.depth = 0
+        """In which ring of the demand it stands while it has requests."""
+        self.requests: dict[int, Request] = {}
+        self.leases: dict[int, None] = {}
+        """Numbers of the leases it holds, oldest first."""
+
+    def __repr__(self) -> str:
+        return f"<Claim of {short(self.requester.process)}: {len(self.requests)} wait, {len(self.leases)} held>"
+
+
+DemandKey = tuple[bytes, Resources, str, str, bool]
+
+
+class Demand:
+    """All claims to workers of one sort. Those with requests stand in rings, in the order of their turns."""
+
+    __slots__ = ("dedicated", "environment", "fits_here", "job", "key", "need", "passed_over_s", "rings", "turn")
+
+    def __init__(self, key: DemandKey) -> None:
+        self.key = key
+        self.job, self.need, _, self.environment, self.dedicated = key
+        self.rings: dict[int, dict[Claim, None]] = {}
+        """By the depth of blocked requesters; 0 for those that run."""
+        self.turn = 0
+        self.fits_here = True
+        """Whether this node has so much in all."""
+        self.passed_over_s: float | None = None
+        """Since when others were served while this one waited."""
+
+    def next_claim(self) -> Claim:
+        """One of the most deeply nested blocked requesters, else of the others."""
+        return next(iter(self.rings[max(self.rings)]))
+
+    def enter(self, claim: Claim) -> None:
+        """The claim has requests; it is the last of its ring."""
+        claim.depth = claim.requester.blocked_depth
+        self.rings.setdefault(claim.depth, {})[claim] = None
+
+    def leave(self, claim: Claim) -> None:
+        """The claim has no requests, or changes its place. Nothing happens when it is in no ring."""
+        ring = self.rings.get(claim.depth)
+        if ring is not None and claim in ring:
+            del ring[claim]
+            if not ring:
+                del self.rings[claim.depth]
+
+    def claims(self) -> Iterator[Claim]:
+        """All claims with requests."""
+        for ring in self.rings.values():
+            yield from ring
+
+    def __repr__(self) -> str:
+        kind = "actors" if self.dedicated else "tasks"
+        return f"<Demand of {kind} of {self.need}: {sum(1 for _ in self.claims())} requesters>"
+
+
+class LeaseQueue:
+    """Every waiting request of a node."""
+
+    def __init__(self) -> None:
+        self._demands: dict[DemandKey, Demand] = {}
+        self._pending: dict[Demand, None] = {}
+        self._requesters: dict[bytes, Requester] = {}
+        self._job_turn: dict[bytes, int] = {}
+        self._last_turn = 0
+        self._pass_by_at_s = 0.0
+
+    def add(self, process: bytes, number: int, key: DemandKey, count: int, now_s: float) -> Claim:
+        """Queue a request.
+
+        Raises:
+            ValueError: the requester has a request of this number, or *count* is not positive.
+        """
+        requester = self._requesters.get(process)
+        if count < 1:
+            raise ValueError(f"{short(process)} asks for {count} leases")
+        if requester is not None and any(number in claim.requests for claim in requester.claims.values()):
+            raise ValueError(f"{short(process)} used request number {number} twice")
+        if requester is None:
+            requester = self._requesters[process] = Requester(process)
+        demand = self._demands.get(key)
+        if demand is None:
+            demand = self._demands[key] = Demand(key)
+        claim = requester.claims.get(demand)
+        if claim is None:
+            claim = requester.claims[demand] = Claim(requester, demand)
+        if not claim.requests:
+            demand.enter(claim)
+        claim.requests[number] = Request(claim, number, count, now_s)
+        self._pending.setdefault(demand)
+        return claim
+
+    def next_claim(self, ledger: ResourcesLedger, now_s: float) -> Claim | None:
+        """The claim to serve now with what *ledger* has free, or None."""
+        hungry = self._longest_passed_over(ledger, now_s)
+        best: Claim | None = None
+        held_back: Claim | None = None
+        for demand in self._pending:
+            if not ledger.fits(demand.need):
+                continue
+            claim = demand.next_claim()
+            if hungry is not None and demand is not hungry and not claim.depth and CPU in demand.need.units:
+                held_back = self._first(held_back, claim)
+            else:
+                best = self._first(best, claim)
+        if best is None and held_back is not None and now_s >= self._pass_by_at_s:
+            self._pass_by_at_s = now_s + PASS_BY_S
+            return held_back
+        return best
+
+    def _first(self, one: Claim | None, other: Claim) -> Claim:
+        return other if one is None or self._rank(other) < self._rank(one) else one
+
+    def _rank(self, claim: Claim) -> tuple[int, int, int, int]:
+        demand = claim.demand
+        return self._job_turn.get(demand.job, 0), -claim.depth, claim.requester.turn, demand.turn
+
+    def serve(self, claim: Claim, now_s: float) -> Request:
+        """One lease less of the claim's oldest request is wanted; its turn has been."""
+        demand = claim.demand
+        request = next(iter(claim.requests.values()))
+        request.left -= 1
+        self._last_turn += 1
+        claim.requester.turn = demand.turn = self._job_turn[demand.job] = self._last_turn
+        demand.leave(claim)
+        if request.left == 0:
+            del claim.requests[request.number]
+        if claim.requests:
+            demand.enter(claim)
+        elif not demand.rings:
+            del self._pending[demand]
+        demand.passed_over_s = None
+        for other in self._pending:
+            if other is not demand and other.passed_over_s is None and other.fits_here:
+                other.passed_over_s = now_s
+        return request
+
+    def cancel(self, process: bytes, number: int) -> None:
+        """Drop what is left of a request; one that is not there was granted."""
+        requester = self._requesters.get(process)
+        if requester is None:
+            return
+        for claim in requester.claims.values():
+            if claim.requests.pop(number, None) is not None:
+                self._left(claim)
+                return
+
+    def remove(self, process: bytes) -> list[Claim]:
+        """The requester is gone; returns the claims it had, for their leases."""
+        requester = self._requesters.pop(process, None)
+        if requester is None:
+            return []
+        for claim in requester.claims.values():
+            claim.requests.clear()
+            self._left(claim)
+        return list(requester.claims.values())
+
+    def remove_job(self, job: bytes) -> None:
+        """Drop every request for workers of the job, but not those of actors, and the job's turn."""
+        for demand in [demand for demand in self._demands.values() if demand.job == job and not demand.dedicated]:
+            for claim in list(demand.claims()):
+                claim.requests.clear()
+                self._left(claim)
+            del self._demands[demand.key]
+        self._job_turn.pop(job, None)
+
+    def set_blocked(self, process: bytes, depth: int) -> None:
+        """The requester is a worker that is blocked in a task nested so deeply; 0: it runs."""
+        requester = self._requesters.get(process)
+        if requester is None and depth:
+            requester = self._requesters[process] = Requester(process)
+        if requester is None:
+            return
+        requester.blocked_depth = depth
+        for demand, claim in requester.claims.items():
+            if claim.requests:
+                demand.leave(claim)
+                demand.enter(claim)
+
+    def is_waiting(self, process: bytes) -> bool:
+        """Whether the process has requests or leases."""
+        requester = self._requesters.get(process)
+        return requester is not None and any(claim.requests or claim.leases for claim in requester.claims.values())
+
+    def pending(self) -> list[Demand]:
+        """Demands with requests, oldest first."""
+        return list(self._pending)
+
+    def requests(self, demand: Demand) -> Iterator[Request]:
+        """All requests of a demand."""
+        for claim in demand.claims():
+            yield from claim.requests.values()
+
+    def is_held_back(self, demand: Demand) -> bool:
+        """Whether another demand has been passed over for so long that this one may have to let it go first."""
+        return any(other is not demand and other.passed_over_s is not None for other in self._pending)
+
+    def _left(self, claim: Claim) -> None:
+        demand = claim.demand
+        if claim.requests:
+            return
+        demand.leave(claim)
+        if not demand.rings:
+            self._pending.pop(demand, None)
+            demand.passed_over_s = None
+
+    def _longest_passed_over(self, ledger: ResourcesLedger, now_s: float) -> Demand | None:
+        hungry: Demand | None = None
+        since_s = now_s - PATIENCE_S
+        for demand in self._pending:
+            passed_over_s = demand.passed_over_s
+            if passed_over_s is None or passed_over_s > since_s or not demand.fits_here:
+                continue
+            if ledger.lacking(demand.need).keys() <= {CPU}:
+                hungry, since_s = demand, passed_over_s
+        if hungry is not None and self._pass_by_at_s < since_s + PATIENCE_S:
+            self._pass_by_at_s = since_s + PATIENCE_S + PASS_BY_S
+        return hungry
+
+    def validate(self) -> None:
+        """
+        Raises:
+            AssertionError: an index does not agree with the requests.
+        """
+        for requester in self._requesters.values():
+            for demand, claim in requester.claims.items():
+                assert claim.demand is demand, f"{claim!r} is filed wrongly"
+                assert bool(claim.requests) == (claim in demand.claims()), f"{claim!r} is not in its turn"
+                assert claim not in demand.claims() or claim.depth == requester.blocked_depth, f"{claim!r}: depth"
+                assert all(request.left > 0 for request in claim.requests.values()), f"{claim!r} has empty requests"
+        for demand in self._demands.values():
+            assert bool(demand.rings) == (demand in self._pending), f"{demand!r} waits and is not pending"
+
+    def __repr__(self) -> str:
+        return f"<LeaseQueue {list(self._pending)}>"

@@ -1,0 +1,349 @@
+"""The daemon's side of leases: who gets which worker, and when it must give it back.
+
+A request waits in the queue until its resources are free; then it has them, and waits for a worker process of its
+job and environment, which is taken from the idle ones or started. A worker has one lease at most. What happens
+seldom is left to ``tick``, every 50 ms or so.
+
+Messages that met on the way are no errors: a return of a lease that broke, a state of a worker whose lease has
+ended, the cancelling of a request that was granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from remora.base.ids import short
+from remora.base.resources import CPU, UNITS_PER_ONE, Resources
+from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Effect, Lease, Send, Ticket
+from remora.core.lease_fairness import leases_to_reclaim, why_it_waits, why_no_worker
+from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
+from remora.core.resources_ledger import ResourcesLedger
+from remora.core.worker_pool import MAX_WORKERS, Key, PooledWorker, WorkerPool
+from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
+
+RECLAIM_EVERY_S = 0.01
+REPORT_EVERY_S = 0.5
+
+
+class LeaseTable:
+    """Requests, leases, resources and workers of one node.
+
+    Example:
+        >>> table = LeaseTable(Resources.of(num_cpus=2))
+        >>> table.request(driver, job, 1, Resources.of(num_cpus=1), now_s=0.0)
+        >>> table.outbox
+        [StartWorker(number=1, job=b'...', environment='')]
+    """
+
+    def __init__(self, total: Resources, warm: int | None = None, max_workers: int = MAX_WORKERS) -> None:
+        self.outbox: list[Effect] = []
+        """In order. The daemon empties it with ``clear()``, never by another list."""
+        cpus = -(-total.units.get(CPU, 0) // UNITS_PER_ONE)
+        self.pool = WorkerPool(cpus, self.outbox, warm, max_workers)
+        self.ledger = ResourcesLedger(total)
+        self._nodes = [total.units]
+        self._queue = LeaseQueue()
+        self._tickets: dict[Key, dict[Ticket, None]] = {}
+        self._leases: dict[int, Lease] = {}
+        self._lease_of_worker: dict[bytes, Lease] = {}
+        self._last_lease = 0
+        self._reclaim_at_s = 0.0
+        self._report_at_s = 0.0
+
+    def request(
+        self,
+        process: bytes,
+        job: bytes,
+        number: int,
+        need: Resources,
+        strategy: str = "",
+        environment: str = "",
+        count: int = 1,
+        *,
+        now_s: float,
+    ) -> None:
+        """The process wants *count* workers, each with *need*.
+
+        Raises:
+            ValueError: it has a request of this number, or *count* is not positive.
+        """
+        self._add(process, number, (job, need, strategy, environment, False), count, now_s)
+
+    def request_actor(
+        self, actor: bytes, job: bytes, need: Resources, strategy: str = "", environment: str = "", *, now_s: float
+    ) -> None:
+        """The actor wants a worker of its own with *need*, answered by ``ActorPlaced``.
+
+        Raises:
+            ValueError: it waits for one already.
+        """
+        self._add(actor, 0, (job, need, strategy, environment, True), 1, now_s)
+
+    def cancel(self, process: bytes, number: int, now_s: float) -> None:
+        """What of the request is not granted is not wanted any more."""
+        self._queue.cancel(process, number)
+        self._drop_tickets(lambda ticket: ticket.request.number == number and ticket.claim.requester.process == process)
+        self._dispatch(now_s)
+
+    def returned(self, process: bytes, leases: Sequence[int], now_s: float) -> None:
+        """The holder has nothing more for these workers.
+
+        Raises:
+            ValueError: one of them was never granted, or to somebody else.
+        """
+        for number in leases:
+            lease = self._leases.get(number)
+            if not 0 < number <= self._last_lease:
+                raise ValueError(f"{short(process)} returns lease {number}, which was never granted")
+            if lease is not None and lease.claim.requester.process != process:
+                raise ValueError(f"{short(process)} returns {lease!r}")
+        for number in leases:
+            lease = self._leases.get(number)
+            if lease is not None and not lease.orphaned:
+                self._free_worker(lease, now_s)
+        self._dispatch(now_s)
+
+    def blocked(self, process: bytes, now_s: float) -> None:
+        """The worker waits for something: its CPUs are free, and its own requests come first."""
+        lease = self._lease_of_worker.get(process)
+        if lease is None or lease.blocked:
+            return
+        lease.blocked = True
+        self.ledger.lend_cpus(lease.allocation)
+        if not lease.claim.demand.dedicated:
+            self._queue.set_blocked(process, lease.depth)
+        self._dispatch(now_s)
+
+    def unblocked(self, process: bytes, now_s: float) -> None:
+        """The worker runs again, and has its CPUs back even if others use them."""
+        lease = self._lease_of_worker.get(process)
+        if lease is None or not lease.blocked:
+            return
+        lease.blocked = False
+        self.ledger.retake_cpus(lease.allocation)
+        self._queue.set_blocked(process, 0)
+
+    def worker_ready(self, number: int, process: bytes, address: str, slot: int, now_s: float) -> None:
+        """A process that ``StartWorker`` asked for has said hello.
+
+        Raises:
+            ValueError: the worker is not starting.
+        """
+        worker = self.pool.ready(number, process, address, slot, now_s)
+        if worker is not None:
+            self._match(worker.key, now_s)
+
+    def worker_start_failed(self, number: int, cause: str, now_s: float) -> None:
+        """The process ended before it said hello. After some in a row those who wait for such a worker fail."""
+        key, gives_up = self.pool.start_failed(number)
+        if gives_up:
+            reason = f"no worker could be started: {cause}"
+            for ticket in self._drop_tickets(lambda ticket: _key(ticket.claim) == key):
+                self._queue.cancel(ticket.claim.requester.process, ticket.request.number)
+                self._say_failed(ticket, reason)
+        self._dispatch(now_s)
+
+    def worker_idle(self, process: bytes, now_s: float) -> None:
+        """A worker whose lease holder is gone has ended what it ran for it."""
+        lease = self._lease_of_worker.get(process)
+        if lease is not None and lease.orphaned:
+            self._free_worker(lease, now_s)
+            self._dispatch(now_s)
+
+    def worker_died(self, process: bytes, cause: str, now_s: float) -> None:
+        """The worker's process has ended, as a worker and as a submitter."""
+        self.pool.died(process)
+        lease = self._lease_of_worker.get(process)
+        if lease is not None:
+            self._end_lease(lease)
+            if not lease.orphaned and not lease.claim.demand.dedicated:
+                holder = lease.claim.requester.process
+                self.outbox.append(Send(holder, LeaseBroken(lease.number, process, cause)))
+        self.requester_gone(process, now_s)
+
+    def requester_gone(self, process: bytes, now_s: float) -> None:
+        """Its requests are dropped; its workers end what they run for it and say so. For an actor: it waits no more."""
+        self._drop_tickets(lambda ticket: ticket.claim.requester.process == process)
+        for claim in self._queue.remove(process):
+            for number in claim.leases:
+                lease = self._leases[number]
+                if not claim.demand.dedicated:
+                    lease.orphaned = True
+                    self.outbox.append(Send(lease.worker.process, LeaseEnded(number)))
+        self._dispatch(now_s)
+
+    def job_started(self, job: bytes) -> None:
+        """Its workers are worth warming."""
+        self.pool.job_started(job)
+
+    def job_ended(self, job: bytes, now_s: float) -> None:
+        """Stop everything of the job but its actors, which the actor registry ends."""
+        self._drop_tickets(lambda ticket: ticket.claim.demand.job == job and not ticket.claim.demand.dedicated)
+        self._queue.remove_job(job)
+        self.pool.job_ended(job)
+        for key, tickets in self._tickets.items():
+            self.pool.want(key, len(tickets))
+        self._dispatch(now_s)
+
+    def resources_changed(self, total: Resources, other_nodes: Sequence[Resources], now_s: float) -> None:
+        """What this node has in all now, and what others have; what no node had may have become possible.
+
+        Raises:
+            ValueError: this node has less of something than before.
+        """
+        self.ledger.grow(total)
+        self._nodes = [total.units, *(node.units for node in other_nodes)]
+        for demand in self._queue.pending():
+            demand.fits_here = demand.need.fits_into(total.units)
+        self._dispatch(now_s)
+
+    def tick(self, now_s: float) -> None:
+        """Take leases back for those who starve, say why others wait, stop idle workers."""
+        self._dispatch(now_s)
+        self._reclaim(now_s)
+        if now_s >= self._report_at_s:
+            self._report_at_s = now_s + REPORT_EVERY_S
+            self._report(now_s)
+        self.pool.tick(now_s, lambda worker: not self._queue.is_waiting(worker.process))
+
+    def leases(self) -> list[Lease]:
+        """All leases, for ``remora status``."""
+        return list(self._leases.values())
+
+    # From request to lease.
+
+    def _add(self, process: bytes, number: int, key: DemandKey, count: int, now_s: float) -> None:
+        claim = self._queue.add(process, number, key, count, now_s)
+        claim.demand.fits_here = claim.demand.need.fits_into(self.ledger.total.units)
+        self._dispatch(now_s)
+        begins_to_wait = list(claim.requests) == [number]
+        if begins_to_wait or (claim.requests and now_s >= self._reclaim_at_s):
+            self._reclaim(now_s)
+
+    def _dispatch(self, now_s: float) -> None:
+        while (claim := self._queue.next_claim(self.ledger, now_s)) is not None:
+            allocation = self.ledger.allocate(claim.demand.need)
+            assert allocation is not None, f"{claim!r} was chosen because it fits"
+            request = self._queue.serve(claim, now_s)
+            self._tickets.setdefault(_key(claim), {})[Ticket(claim, request, allocation)] = None
+            self._match(_key(claim), now_s)
+
+    def _match(self, key: Key, now_s: float) -> None:
+        """Give idle workers to tickets, and start as many more as are needed."""
+        tickets = self._tickets.get(key, {})
+        while tickets and (worker := self.pool.take(key)) is not None:
+            ticket = next(iter(tickets))
+            del tickets[ticket]
+            self._grant(ticket, worker, now_s)
+        if not tickets:
+            self._tickets.pop(key, None)
+        self.pool.want(key, len(tickets))
+
+    def _grant(self, ticket: Ticket, worker: PooledWorker, now_s: float) -> None:
+        claim, allocation = ticket.claim, ticket.allocation
+        holder = claim.requester.process
+        parent = self._lease_of_worker.get(holder)
+        self._last_lease += 1
+        lease = Lease(self._last_lease, claim, worker, allocation, parent.depth + 1 if parent else 1, now_s)
+        self._leases[lease.number] = self._lease_of_worker[worker.process] = lease
+        claim.leases[lease.number] = None
+        if claim.demand.dedicated:
+            self.pool.dedicate(worker)
+            self.outbox.append(ActorPlaced(holder, worker, allocation.gpu_ids))
+        else:
+            number = ticket.request.number
+            grant = LeaseGranted(number, lease.number, worker.process, worker.address, worker.slot, allocation.gpu_ids)
+            self.outbox.append(Send(holder, grant))
+
+    def _drop_tickets(self, is_dropped: Callable[[Ticket], bool]) -> list[Ticket]:
+        dropped = []
+        for key, tickets in list(self._tickets.items()):
+            for ticket in [ticket for ticket in tickets if is_dropped(ticket)]:
+                del tickets[ticket]
+                self.ledger.release(ticket.allocation)
+                dropped.append(ticket)
+            if not tickets:
+                del self._tickets[key]
+            self.pool.want(key, len(tickets))
+        return dropped
+
+    # From lease to free worker.
+
+    def _free_worker(self, lease: Lease, now_s: float) -> None:
+        self._end_lease(lease)
+        self.pool.give_back(lease.worker, now_s)
+        self._match(lease.worker.key, now_s)
+
+    def _end_lease(self, lease: Lease) -> None:
+        self.ledger.release(lease.allocation)
+        del self._leases[lease.number], self._lease_of_worker[lease.worker.process]
+        lease.claim.leases.pop(lease.number, None)
+        self._queue.set_blocked(lease.worker.process, 0)
+
+    # What tick does.
+
+    def _reclaim(self, now_s: float) -> None:
+        self._reclaim_at_s = now_s + RECLAIM_EVERY_S
+        for lease in leases_to_reclaim(self._queue.pending(), self._leases.values(), self.ledger, now_s):
+            lease.reclaiming = True
+            self.outbox.append(Send(lease.claim.requester.process, ReclaimLease(lease.number)))
+
+    def _report(self, now_s: float) -> None:
+        for demand in self._queue.pending():
+            reason, after_s = why_it_waits(demand, self._nodes, self._leases.values(), self.ledger)
+            if reason:
+                for request in self._queue.requests(demand):
+                    self._say_delayed(request, reason, after_s, now_s)
+        if self._tickets and self.pool.is_full():
+            reason, after_s = why_no_worker(self._leases.values())
+            for tickets in self._tickets.values():
+                for ticket in tickets:
+                    self._say_delayed(ticket.request, reason, after_s, now_s)
+
+    def _say_delayed(self, request: Request, reason: str, after_s: float, now_s: float) -> None:
+        if request.reported or now_s - request.since_s < after_s:
+            return
+        request.reported = True
+        requester = request.claim.requester.process
+        if request.claim.demand.dedicated:
+            self.outbox.append(ActorDelayed(requester, reason))
+        else:
+            self.outbox.append(Send(requester, LeaseDelayed(request.number, reason)))
+
+    def _say_failed(self, ticket: Ticket, reason: str) -> None:
+        requester = ticket.claim.requester.process
+        if ticket.claim.demand.dedicated:
+            self.outbox.append(ActorUnplaceable(requester, reason))
+        else:
+            self.outbox.append(Send(requester, RequestFailed(ticket.request.number, reason)))
+
+    def validate(self) -> None:
+        """
+        Raises:
+            AssertionError: resources, leases, workers and requests do not agree.
+        """
+        self.ledger.validate()
+        self.pool.validate()
+        self._queue.validate()
+        allocations = [lease.allocation for lease in self._leases.values()]
+        allocations += [ticket.allocation for tickets in self._tickets.values() for ticket in tickets]
+        assert {id(a) for a in allocations} == self.ledger.allocated(), f"{self!r}: resources that nobody has"
+        workers = [lease.worker.process for lease in self._leases.values()]
+        assert len(workers) == len(set(workers)), f"{self!r}: a worker has two leases"
+        assert self._lease_of_worker == {lease.worker.process: lease for lease in self._leases.values()}
+        for lease in self._leases.values():
+            assert lease.worker.key[0] == lease.claim.demand.job, f"{lease!r}: a worker serves two jobs"
+            assert lease.blocked == lease.allocation.cpus_lent, f"{lease!r}: blocked with its CPUs"
+            assert lease.orphaned or lease.number in lease.claim.leases or lease.claim.demand.dedicated, f"{lease!r}"
+        for demand in self._queue.pending():
+            assert not self.ledger.fits(demand.need) or self._queue.is_held_back(demand), f"{demand!r} could be served"
+
+    def __repr__(self) -> str:
+        waiting = sum(len(tickets) for tickets in self._tickets.values())
+        return (
+            f"<LeaseTable {self.ledger!r} {self.pool!r} leases={len(self._leases)} tickets={waiting} {self._queue!r}>"
+        )
+
+
+def _key(claim: Claim) -> Key:
+    return claim.demand.job, claim.demand.environment
