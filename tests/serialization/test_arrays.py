@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import pickle
+import threading
 import weakref
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from remora.base.errors import DeserializationError, SerializationError
 from remora.serialization import deserialize, serialize
 from remora.serialization.frames import ALIGNMENT_BYTES, Serialized
 
@@ -25,7 +28,7 @@ class Store:
         self.memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
         start = -self.memory.ctypes.data % ALIGNMENT_BYTES
         self.memory = self.memory[start : start + size]
-        serialized.write_into(memoryview(self.memory))
+        serialized.write_into(self.memory.data)
         self.carrier = (ctypes.c_char * size).from_address(self.memory.ctypes.data)
         self.view = memoryview(self.carrier).toreadonly()
 
@@ -173,6 +176,44 @@ def test_a_slice_of_a_slice_keeps_the_carrier_alive_and_its_end_gives_it_back() 
         assert alive() is None
 
 
+@pytest.mark.parametrize("value", [1, "text", {"a": [1]}, bytes(200_000), ["nested", bytes(200_000)], bytes(70_000)])
+def test_values_without_arrays_are_read_from_a_carrier_too(value: Any) -> None:
+    assert through_store(value)[0] == value
+
+
+class WithBuffer:
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return WithBuffer, (pickle.PickleBuffer(self.buffer),)
+
+
+def test_buffers_of_other_classes_are_out_of_band_and_read_only() -> None:
+    got, store = through_store([WithBuffer(bytearray(b"abc")), WithBuffer(b"")])
+    assert got[0].buffer.readonly
+    assert got[0].buffer[0] == ord("a")
+    assert store.has(np.frombuffer(got[0].buffer, "u1"))
+    assert bytes(got[1].buffer) == b""
+
+
+def test_a_buffer_with_gaps_is_refused_with_its_place() -> None:
+    with pytest.raises(SerializationError, match=r"\[1\].*contiguous"):
+        serialize([1, WithBuffer(memoryview(bytes(10))[::2])])
+
+
+def test_a_failure_beside_buffers_leaves_no_garbage_that_the_collector_stumbles_over() -> None:
+    for _ in range(20):
+        kept: list[Any] = []
+        try:
+            serialize([np.arange(10), WithBuffer(memoryview(bytes(10))), threading.Lock(), kept])
+        except SerializationError as error:
+            kept.append(error)
+            kept.append(kept)
+        del kept
+        gc.collect()
+
+
 def test_object_arrays_are_ordinary_values() -> None:
     array = np.array([1, "a", None, [2]], dtype=object)
     got = deserialize(serialize(array).to_bytes())
@@ -228,7 +269,7 @@ class Labelled(np.ndarray[Any, Any]):
 
 
 def labelled(array: Any, label: str) -> Labelled:
-    made = array.view(Labelled)
+    made: Labelled = array.view(Labelled)
     made.label = label
     return made
 
@@ -268,8 +309,6 @@ def test_a_framed_array_needs_no_pickle() -> None:
 
 
 def test_a_dtype_that_numpy_does_not_know_is_a_clear_error() -> None:
-    from remora.base.errors import DeserializationError
-
     data = serialize(np.zeros(3, "<i4")).to_bytes().replace(b"<i4", b"<?9")
     with pytest.raises(DeserializationError, match="dtype"):
         deserialize(data)

@@ -108,9 +108,9 @@ class _ExceptionPickler(cloudpickle.Pickler):  # type: ignore[misc]
     replacement: _State = ((), {}, {})
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, BaseException) and not _pickles_itself(type(obj)):
+        if issubclass(type(obj), BaseException) and not _pickles_itself(type(obj)):
             state = self.replacement if obj is self.replaced else _state_of(obj)
-            group_args = obj.args[:2] if isinstance(obj, BaseExceptionGroup) else ()
+            group_args = _state_of(obj)[0][:2] if issubclass(type(obj), BaseExceptionGroup) else ()
             return new_exception, (type(obj), group_args), state, None, None, set_state
         return super().reducer_override(obj)
 
@@ -154,9 +154,10 @@ def new_exception(exception_class: type[BaseException], args: tuple[Any, ...] = 
         make: Callable[..., BaseException] | None = vars(base).get("__new__")
         if isinstance(make, types.BuiltinFunctionType):
             try:
-                return make(exception_class)
+                made: BaseException = make(exception_class)
             except TypeError:  # the memory layout is that of another base; its __new__ comes later
                 continue
+            return made
     return BaseException.__new__(exception_class)
 
 

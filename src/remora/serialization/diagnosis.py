@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pickle
 import pickletools
+import time
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from remora.serialization.pickling import pickle_value
 
 MAX_TRIES = 3_000
 MAX_DEPTH = 60
+MAX_SECONDS = 5.0
+"""When one of these is used up, the path ends where the walk is then."""
 
 Part = tuple[str, Any]
 """How a part is reached from its whole, and the part."""
@@ -52,6 +55,8 @@ def arguments_error(
 
 def find_fault(value: Any, error: Exception, name: str) -> tuple[str, str]:
     """The path to the part of *value* that cannot be pickled, and why it cannot."""
+    if isinstance(error, RecursionError):
+        return name, _reason(error)
     fault = _Search().descend(value, 0)
     if fault is None:
         return name, _reason(error)
@@ -83,17 +88,21 @@ def _reason(error: BaseException) -> str:
 class _Search:
     def __init__(self) -> None:
         self.tries = 0
+        self.deadline_s = time.monotonic() + MAX_SECONDS
         self.visited: dict[int, Any] = {}
 
-    def problem_with(self, value: Any) -> Exception | None:
-        """What pickling the value raises; None when it works, or when too much was tried already."""
+    def problem_with(self, value: Any) -> str | None:
+        """What pickling the value raises; None when it works, or when too much was tried already.
+
+        The exception itself is not handed on: through its traceback it would make garbage cycles of our frames.
+        """
         self.tries += 1
-        if self.tries > MAX_TRIES:
+        if self.tries > MAX_TRIES or time.monotonic() > self.deadline_s:
             return None
         try:
             pickle_value(value)
         except Exception as error:  # noqa: BLE001 - pickling runs user code, which may raise anything
-            return error
+            return _reason(error)
         return None
 
     def failing(self, parts: Sequence[Part]) -> Iterator[Part]:
@@ -122,7 +131,7 @@ class _Search:
         if not is_at_fault:
             return None
         problem = self.problem_with(value)
-        return None if problem is None else ("", _reason(problem))
+        return None if problem is None else ("", problem)
 
 
 def parts_of(value: Any) -> Iterator[Part]:

@@ -126,7 +126,9 @@ def reduce_array(array: Array) -> Any:
 
 
 def _buffer_of(array: Array) -> pickle.PickleBuffer:
-    return pickle.PickleBuffer(array.reshape(-1).view(np.uint8).data)
+    # Over the array, never over a memoryview of it: CPython 3.11 crashes when the collector meets a PickleBuffer over
+    # a memoryview in a garbage cycle, such as that of an exception and the frames it was raised in.
+    return pickle.PickleBuffer(cast(Any, array.reshape(-1).view(np.uint8)))
 
 
 def _in_c_order(array: Array) -> tuple[Array, tuple[int, ...]]:

@@ -28,7 +28,7 @@ MAX_KEPT_BYTES = 512
 """A pickler that wrote a longer pickle is dropped: from then on each clearing would cost as much as its memo had
 entries then (8 us after 1,000 refs), and a new one costs 1.3 us."""
 
-ResolveRef = Callable[[bytes], ObjectRef[Any]] | dict[bytes, ObjectRef[Any]]
+ResolveRef = Callable[[bytes], ObjectRef[Any]] | dict[Any, ObjectRef[Any]]
 """From an object id to the one ref of this process for it."""
 
 
@@ -62,7 +62,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return super().reducer_override(obj)
         if issubclass(value_class, type):
             return super().reducer_override(obj)
-        if isinstance(obj, reducers.base_classes):
+        if issubclass(value_class, reducers.base_classes):
             return reducers.reduce_by_base(obj)
         if value_class in _cloudpickle_table or value_class in _copyreg_table:
             return NotImplemented
@@ -99,29 +99,40 @@ def pickle_value(value: Any) -> Serialized:
         pickler = _idle_picklers.pop()
     except IndexError:
         pickler = ValuePickler()
-    _c_dump(pickler, value)
-    chunks, refs = pickler.chunks, pickler.refs
-    data = chunks[0]
-    if len(chunks) == 1 and not pickler.buffers:
-        serialized = Serialized(len(data), data, [], list(refs.values()) if refs else [])
-    else:
-        serialized = _assemble(pickler)
-    if len(data) < MAX_KEPT_BYTES and len(chunks) == 1 and len(_idle_picklers) < MAX_IDLE_PICKLERS:
-        _c_clear_memo(pickler)
-        chunks.clear()
-        if refs:
-            refs.clear()
+    try:
+        _c_dump(pickler, value)
         if pickler.buffers:
-            pickler.buffers.clear()
-        if pickler.globals_ref:
-            pickler.globals_ref.clear()
+            return _assemble(pickler)
+    except BaseException:
+        _forget(pickler)
+        raise
+    data = pickler.chunks[0]
+    if len(pickler.chunks) > 1:
+        return _assemble(pickler)
+    serialized = Serialized(len(data), data, [], list(pickler.refs.values()) if pickler.refs else [])
+    if len(data) < MAX_KEPT_BYTES and len(_idle_picklers) < MAX_IDLE_PICKLERS:
+        _forget(pickler)
         _idle_picklers.append(pickler)
     return serialized
 
 
 def _assemble(pickler: ValuePickler) -> Serialized:
     chunks = [chunk if type(chunk) is bytes else bytes(chunk) for chunk in pickler.chunks]
-    return assemble_pickle(chunks, [_get_raw(buffer) for buffer in pickler.buffers], list(pickler.refs.values()))
+    # map, because the frame of a comprehension would keep the buffer that raised (see numpy_arrays._buffer_of).
+    buffers = list(map(_get_raw, pickler.buffers))
+    return assemble_pickle(chunks, buffers, list(pickler.refs.values()))
+
+
+def _forget(pickler: ValuePickler) -> None:
+    """Empties the pickler; also one that failed, which lives on in the frames of the exception's traceback."""
+    _c_clear_memo(pickler)
+    pickler.chunks.clear()
+    if pickler.buffers:
+        pickler.buffers.clear()
+    if pickler.refs:
+        pickler.refs.clear()
+    if pickler.globals_ref:
+        pickler.globals_ref.clear()
 
 
 class _Context(threading.local):

@@ -76,6 +76,6 @@ def register_imported_libraries() -> None:
 def reduce_by_base(value: Any) -> Any:
     """What the reducer of the first fitting base class returns."""
     for base_class, reducer in base_reducers.items():
-        if isinstance(value, base_class):
+        if issubclass(type(value), base_class):
             return reducer(value)
     return NotImplemented

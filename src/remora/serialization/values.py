@@ -114,7 +114,8 @@ def deserialize(data: bytes | memoryview, resolve_ref: ResolveRef | None = None,
     Raises:
         DeserializationError: the bytes are damaged, or a class of the value cannot be rebuilt here.
     """
-    start = data[:1]
+    # A view over a ctypes array has the format "<c" and compares unequal to bytes.
+    start = data[:1] if type(data) is bytes else bytes(data[:1])
     if start == b"\x80":
         try:
             if resolve_ref:
@@ -158,7 +159,7 @@ def _deserialize_frame(data: bytes | memoryview, resolve_ref: ResolveRef | None,
 def _split_pickle(
     data: bytes | memoryview, count: int, length: int, object_id: bytes
 ) -> tuple[memoryview, list[memoryview]]:
-    view = memoryview(data).toreadonly()
+    view = memoryview(data).cast("B").toreadonly()
     start = HEADER_SIZE_BYTES + 16 * count
     if start + length > len(view):
         raise _truncated(data, object_id)
@@ -178,12 +179,11 @@ def _truncated(data: bytes | memoryview, object_id: bytes) -> DeserializationErr
     )
 
 
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.restype = ctypes.py_object
-_new_bytes.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t]
-_bytes_address = ctypes.pythonapi.PyBytes_AsString
-_bytes_address.restype = ctypes.c_void_p
-_bytes_address.argtypes = [ctypes.py_object]
+# Prototypes of our own: attributes of ctypes.pythonapi are shared by the whole process.
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+_bytes_address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
 
 
 def _copy_bytes(view: memoryview) -> bytes:
