@@ -17,7 +17,8 @@ a call was sent                        ``submitted``; hold what the arguments co
 its reply, item, close arrived         ``reply_received``, ``item_received``, ``close_received``, ``handed_back``
 a task arrived                         ``task_received``, before anything of it is unpickled
 its user code ended                    publish what the result contains, let go of variables, frames and tracebacks,
-                                       tell the deaths, then ``task_ended``; its answer goes into ``Reply.closed``
+                                       tell the deaths, then ``task_ended``; its answer goes into ``Reply.closed``.
+                                       Refs in the result must live until it returns, no longer
 ``ReplyAck``, ``ItemAck`` arrived      ``reply_acked``, ``item_acked``
 a peer's socket was read to the end    ``peer_died``
 the daemon wrote                       ``acknowledged``, ``publish_acknowledged``, ``pinged``
@@ -106,6 +107,8 @@ class ProcessRefs(SubmittedCalls):
     ) -> bool:
         """User code of the task ended and its variables are gone; a reply with *contents* in it may be sent.
 
+        The caller holds refs to *contents*, for the time of this call.
+
         *stored* are the returns that were written to the arena. Not for tasks whose submitter is dead: their
         results are offered with ``resolve``, then this is called without contents.
 
@@ -113,7 +116,7 @@ class ProcessRefs(SubmittedCalls):
             The reply's ``closed``. When false, ``Close`` follows in the outbox.
 
         Raises:
-            CountingError: it has ended before.
+            CountingError: it has ended before, or no ref to one of *contents* lives here.
         """
         task = self._tasks.get((submitter, call)) or RunningTask(submitter, call, ())
         if task.ending:
@@ -210,6 +213,9 @@ class ProcessRefs(SubmittedCalls):
         kept = tuple(object_id for object_id in dict.fromkeys(contents) if object_id not in task.listed)
         if not kept and not copies:
             return
+        for object_id in kept:
+            if object_id != self._own_actor and (object_id not in self._refs or not self._refs[object_id].is_grounded):
+                raise CountingError(f"a result has {short(object_id)} in it, of which no ref lives here any more")
         self._unacknowledged[key] = Unacknowledged(kept, copies)
         for object_id in kept:
             self._hold(self._ref(object_id))

@@ -1,0 +1,307 @@
+"""Random programs on a simulated cluster, from a seed: what they do, in which order messages arrive, who dies when.
+
+Three mixes, since each finds what the others miss: *uniform* does everything, *hot* has few objects that everybody
+passes on, keeps and drops, *storm* has one object that is only passed, kept, wrapped and dropped. One channel is
+stalled now and then for 2-14 deliveries, which makes long ways short and short ways long.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from remora.base.ids import ObjectId, ProcessId
+from remora.base.object_ref import FIRST_FINISHED
+from remora.core.counting.directory import Directory
+from remora.core.counting.process import ProcessRefs
+from remora.testing.counting_checker import Checker
+from remora.testing.counting_client import SimulatedClient
+from remora.testing.counting_world import Layout, Violation, World
+
+LAYOUTS: tuple[Layout, ...] = (
+    {"N1": ["A", "B"], "N2": ["C", "D"], "N3": ["E", "F"]},
+    {"N1": ["A", "B", "C"], "N2": ["D", "E"], "N3": ["F"]},
+    {"N1": ["A"], "N2": ["B", "C"], "N3": ["D"]},
+    {"N1": ["A", "B", "C"]},
+    {"N1": ["A"], "N2": ["B"]},
+)
+MIXES = ("uniform", "hot", "storm")
+UNIFORM = {"new": 2, "put": 2, "store": 1, "call": 5, "inline": 1, "end": 4, "end_large": 1, "yield": 1, "keep": 2}
+UNIFORM |= {"get": 3, "drop": 4}
+HOT = {"new": 0.1, "put": 0.3, "store": 0.7, "call": 5.0, "inline": 0.3, "end": 5.0, "end_large": 0.2, "yield": 0.3}
+HOT |= {"keep": 4.0, "get": 1.0, "drop": 5.0}
+STORM = {"new": 0.05, "store": 0.8, "call": 3.5, "end": 3.0, "keep": 2.5, "drop": 2.5}
+WEIGHTS: dict[str, dict[str, float]] = {"uniform": dict(UNIFORM), "hot": HOT, "storm": STORM}
+
+
+class Simulation:
+    """One run. Everything in it follows from the seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        process_machine: type[ProcessRefs] = ProcessRefs,
+        directory_machine: type[Directory] = Directory,
+        with_faults: bool = True,
+        max_steps: int = 40,
+    ) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.mix = MIXES[seed % len(MIXES)]
+        grace_s = self.rng.choice((0.0, 0.0, 8.0))
+        self.world = World(self.rng.choice(LAYOUTS), process_machine, directory_machine, grace_s)
+        self.checker = Checker(self.world)
+        self.steps_left = float(self.rng.randint(4, max_steps))
+        self.deaths_left = self.rng.choice((0, 0, 1, 1, 2)) if with_faults else 0
+        self.cuts_left = self.rng.choice((0, 0, 1, 2)) if with_faults else 0
+        self.delivery_share = self.rng.choice((0.3, 0.5, 0.7))
+        self.stalled: tuple[bytes, bytes] | None = None
+        self.stalled_for = 0
+        self.data: set[ObjectId] = set()
+        self.actions: dict[str, Callable[[SimulatedClient], bool]] = {
+            "new": self._new,
+            "put": self._put,
+            "store": self._store,
+            "call": self._call,
+            "inline": self._inline,
+            "end": self._end,
+            "end_large": self._end_large,
+            "yield": self._yield,
+            "keep": self._keep,
+            "get": self._get,
+            "drop": self._drop,
+        }
+
+    def run(self) -> None:
+        """
+        Raises:
+            Violation: the protocol was broken; ``world.log`` says how it came.
+        """
+        try:
+            while self.steps_left > 0 and self.world.living_clients():
+                self._step()
+            self._wind_down()
+            self.checker.check_quiet()
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"{type(error).__name__}: {error}") from error
+
+    def _step(self) -> None:
+        rng = self.rng
+        if self.world.channels and rng.random() < self.delivery_share:
+            self._deliver()
+        elif rng.random() < 0.25:
+            self._tell_deaths()
+        elif self.deaths_left and rng.random() < 0.05:
+            self._kill()
+        elif self.cuts_left and rng.random() < 0.06:
+            self._cut()
+        elif rng.random() < 0.1:
+            self.world.pass_time(rng.random() * 4)
+        else:
+            self._act(rng.choice(self.world.living_clients()))
+
+    def _deliver(self) -> None:
+        channels = sorted(self.world.channels)
+        self.stalled_for -= 1
+        if self.stalled_for < 0:
+            self.stalled = self.rng.choice(channels) if self.rng.random() < 0.5 else None
+            self.stalled_for = self.rng.randint(2, 14)
+        if self.stalled in channels and len(channels) > 1:
+            channels.remove(self.stalled)
+        self.world.deliver(self.rng.choice(channels))
+
+    def _tell_deaths(self) -> None:
+        clients = [client for client in self.world.living_clients() if client.deaths]
+        if clients:
+            self.world.tell_deaths(self.rng.choice(clients).process)
+
+    def _kill(self) -> None:
+        self.deaths_left -= 1
+        lose_last = self.rng.random() < 0.5
+        if self.rng.random() < 0.3:
+            self.world.kill_node(self.rng.choice(self.world.living_nodes()), lose_last)
+        else:
+            self.world.kill(self.rng.choice(self.world.living_clients()).process, lose_last)
+
+    def _cut(self) -> None:
+        nodes = self.world.living_nodes()
+        if len(nodes) > 1:
+            self.cuts_left -= 1
+            self.world.cut(*self.rng.sample(nodes, 2))
+
+    def _act(self, client: SimulatedClient) -> None:
+        weights = WEIGHTS[self.mix]
+        kind = self.rng.choices(list(weights), list(weights.values()))[0]
+        if kind == "new" and self.mix == "storm" and self.data:
+            return
+        if self.mix != "uniform" and not self.data:
+            kind = "new"
+        self.steps_left -= 1 if self.actions[kind](client) else 0.2
+
+    # What a program may do; each says whether it could
+
+    def _refs(self, client: SimulatedClient) -> list[ObjectId]:
+        refs = sorted(client.in_hand())
+        data = [object_id for object_id in refs if object_id in self.data]
+        return data if data and self.mix != "uniform" and self.rng.random() < 0.9 else refs
+
+    def _some(self, client: SimulatedClient, most: int) -> list[ObjectId]:
+        refs = self._refs(client)
+        return [self.rng.choice(refs) for _ in range(self.rng.randint(0, most))] if refs else []
+
+    def _task(self, client: SimulatedClient) -> tuple[ProcessId, int] | None:
+        return self.rng.choice(sorted(client.running)) if client.running else None
+
+    def _new(self, client: SimulatedClient) -> bool:
+        self.world.act(client.process, "put", lambda c: self.data.add(c.new()))
+        return True
+
+    def _put(self, client: SimulatedClient) -> bool:
+        return self._make(client, large=False)
+
+    def _store(self, client: SimulatedClient) -> bool:
+        return self._make(client, large=True)
+
+    def _make(self, client: SimulatedClient, large: bool) -> bool:
+        inside = self._some(client, 2)
+        if not inside:
+            return False
+        line = f"put {self.world.list_names(inside)}{' in the arena' if large else ''}"
+
+        def put(c: SimulatedClient) -> None:
+            object_id = c.new(inside, large)
+            if self.mix == "storm":
+                c.drop(object_id)
+
+        self.world.act(client.process, line, put)
+        return True
+
+    def _call(self, client: SimulatedClient) -> bool:
+        if self.mix == "uniform":
+            return self._submit(client, self._some(client, 2), [])
+        refs = self._refs(client)
+        return bool(refs) and self._submit(client, [self.rng.choice(refs)], [])
+
+    def _inline(self, client: SimulatedClient) -> bool:
+        ready = [
+            own
+            for own in self._refs(client)
+            if own in client.objects and client.objects[own].value.state >= FIRST_FINISHED
+        ]
+        return bool(ready) and self._submit(client, [], [self.rng.choice(ready)])
+
+    def _submit(self, client: SimulatedClient, nested: list[ObjectId], top_level: list[ObjectId]) -> bool:
+        others = [process for process in self.world.clients if process != client.process]
+        worker = self.rng.choice(others)
+        drops_result = self.mix != "uniform" and self.rng.random() < 0.8
+        names = self.world.list_names
+        line = f"call {self.world.name(worker)} with {names(nested)}"
+        line += f" and the value of {names(top_level)}" if top_level else ""
+        line += ", drop the result" if drops_result else ""
+
+        def submit(c: SimulatedClient) -> None:
+            _, result = c.submit(worker, nested, top_level)
+            if drops_result:
+                c.drop(result)
+
+        self.world.act(client.process, line, submit)
+        return True
+
+    def _end(self, client: SimulatedClient, large: bool = False) -> bool:
+        key = self._task(client)
+        if key is None:
+            return False
+        carries = self.mix == "uniform" or self.rng.random() < 0.15
+        contents = self._some(client, 2) if carries else []
+        self._end_task(client, key, contents, large)
+        return True
+
+    def _end_large(self, client: SimulatedClient) -> bool:
+        return self._end(client, large=True)
+
+    def _yield(self, client: SimulatedClient) -> bool:
+        key = self._task(client)
+        if key is None:
+            return False
+        contents = self._some(client, 1)
+        line = f"yield {self.world.list_names(contents)} from {self._task_name(key)}"
+        self.world.act(client.process, line, lambda c: c.give_item(key, contents))
+        return True
+
+    def _keep(self, client: SimulatedClient) -> bool:
+        key = self._task(client)
+        if key is None or not client.running[key].variables:
+            return False
+        object_id = self.rng.choice(client.running[key].variables)
+        line = f"keep {self.world.name(object_id)} of {self._task_name(key)}"
+        self.world.act(client.process, line, lambda c: c.keep(key, object_id))
+        return True
+
+    def _get(self, client: SimulatedClient) -> bool:
+        refs = self._refs(client)
+        if not refs:
+            return False
+        object_id = self.rng.choice(refs)
+        key = self._task(client)
+        task = client.running[key] if key is not None and self.rng.random() < 0.5 else None
+        self.world.act(client.process, f"get {self.world.name(object_id)}", lambda c: c.get(object_id, task))
+        return True
+
+    def _drop(self, client: SimulatedClient) -> bool:
+        refs = self._refs(client)
+        if not refs:
+            return False
+        self._drop_ref(client, self.rng.choice(refs))
+        return True
+
+    def _task_name(self, key: tuple[ProcessId, int]) -> str:
+        return f"task {key[1]} of {self.world.name(key[0])}"
+
+    # The end
+
+    def _wind_down(self) -> None:
+        """End every task and drop every ref, in between deliver in random order, until nothing moves any more."""
+        self.world.log.append("--- wind down")
+        busy = True
+        while busy:
+            while self.world.channels:
+                self._deliver()
+                if self.rng.random() < 0.5:
+                    self._drop_any()
+            busy = self._finish_programs() or bool(self.world.channels)
+            if not busy and any(d.next_deadline_s is not None for d in self.world.directories.values()):
+                self.world.pass_time(100.0)
+                busy = bool(self.world.channels) or any(
+                    self.world.directories[node].next_deadline_s is not None for node in self.world.living_nodes()
+                )
+
+    def _drop_any(self) -> None:
+        clients = [client for client in self.world.living_clients() if client.in_hand()]
+        if clients:
+            self._drop(self.rng.choice(clients))
+
+    def _finish_programs(self) -> bool:
+        """End every task, drop every ref. Returns whether there was anything."""
+        moved = False
+        for client in self.world.living_clients():
+            for key in sorted(client.running):
+                self._end_task(client, key, [], large=False)
+                moved = True
+            while client.in_hand():
+                self._drop_ref(client, min(client.in_hand()))
+                moved = True
+            if client.deaths:
+                self.world.tell_deaths(client.process)
+                moved = True
+        return moved
+
+    def _end_task(
+        self, client: SimulatedClient, key: tuple[ProcessId, int], contents: list[ObjectId], large: bool
+    ) -> None:
+        line = f"return {self.world.list_names(contents)} from {self._task_name(key)}{', large' if large else ''}"
+        self.world.act(client.process, line, lambda c: c.end(key, contents, large))
+
+    def _drop_ref(self, client: SimulatedClient, object_id: ObjectId) -> None:
+        self.world.act(client.process, f"drop {self.world.name(object_id)}", lambda c: c.drop(object_id))

@@ -1,0 +1,299 @@
+"""A cluster for the counting machines: nodes, processes, channels that keep their order, deaths and broken links.
+
+Nothing happens by itself. Who drives the world (a story, a seed) chooses every step: deliver the oldest message of
+one channel, let a program do something, tell deaths of refs, let time pass, kill, cut. The world keeps a log of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+import msgspec
+
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id, node_of
+from remora.core.counting.directory import Directory
+from remora.core.counting.entries import Entry
+from remora.core.counting.process import ProcessRefs
+from remora.core.counting.vocabulary import DAEMON, Effect, FreeLocation, KeepLocation, LetGo, Send
+from remora.messages import counting as m
+from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value
+from remora.messages.tasks import Close, Reply, ReplyAck, Task
+from remora.testing.counting_client import End, Item, Network, SimulatedClient
+
+Layout = dict[str, list[str]]
+"""Names of nodes, and of the processes of each."""
+
+
+class Violation(AssertionError):
+    """The protocol was broken."""
+
+
+class World(Network):
+    """The cluster. *process_machine* and *directory_machine* may be broken on purpose, to test the tests."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        process_machine: type[ProcessRefs] = ProcessRefs,
+        directory_machine: type[Directory] = Directory,
+        grace_s: float = 0.0,
+    ) -> None:
+        self.names: dict[bytes, str] = {}
+        self.clients: dict[ProcessId, SimulatedClient] = {}
+        self.directories: dict[NodeId, Directory] = {}
+        self.alive: set[bytes] = set()
+        self.channels: dict[tuple[bytes, bytes], deque[tuple[int, msgspec.Struct]]] = {}
+        self.peers: dict[bytes, dict[bytes, None]] = {}
+        self.arena: set[tuple[bytes, int]] = set()
+        self.freed: set[ObjectId] = set()
+        self.faults = 0
+        self.log: list[str] = []
+        self.message_counts: Counter[str] = Counter()
+        self.now_s = 0.0
+        self.on_free: Callable[[ObjectId, Entry], None] | None = None
+        self.on_send: Callable[[bytes, bytes, msgspec.Struct], None] | None = None
+        self._sent = 0
+        self._locations = 0
+        observed = _observed(directory_machine, self)
+        for node_number, (node_name, process_names) in enumerate(layout.items(), 1):
+            node = node_of(make_process_id(node_number, 0))
+            self.names[node] = node_name
+            self.alive.add(node)
+            self.directories[node] = observed(node, lambda loss: loss.reason.name.encode(), grace_s)
+            directory = self.directories[node]
+            for number, name in enumerate(process_names, 1):
+                process = make_process_id(node_number, number)
+                self.names[process] = name
+                self.alive.add(process)
+                self.clients[process] = SimulatedClient(self, process, process_machine(process))
+                directory.process_connected(process)
+
+    def client(self, name: str) -> SimulatedClient:
+        return next(client for client in self.clients.values() if self.names[client.process] == name)
+
+    def node(self, name: str) -> NodeId:
+        return next(node for node in self.directories if self.names[node] == name)
+
+    # The network
+
+    def send(self, sender: bytes, to: bytes, message: msgspec.Struct) -> None:
+        if sender not in self.alive:
+            return
+        self.message_counts[type(message).__name__] += len(getattr(message, "ids", " "))
+        if self.on_send is not None:
+            self.on_send(sender, to, message)
+        between_processes = sender in self.clients and to in self.clients
+        if between_processes:
+            self.peers.setdefault(sender, {})[to] = None
+            self.peers.setdefault(to, {})[sender] = None
+        if to in self.alive:
+            self._enqueue(sender, to, message)
+        elif between_processes and (to, sender) not in self.channels:
+            self._enqueue(to, sender, End())
+
+    def _enqueue(self, sender: bytes, to: bytes, message: msgspec.Struct) -> None:
+        self._sent += 1
+        self.channels.setdefault((sender, to), deque()).append((self._sent, message))
+
+    def new_location(self, node: NodeId) -> Location:
+        self._locations += 1
+        return Location(node, self._locations, 1)
+
+    def oldest(self) -> tuple[bytes, bytes]:
+        """The channel whose first message was sent first."""
+        return min(self.channels, key=lambda channel: self.channels[channel][0][0])
+
+    def deliver(self, channel: tuple[bytes, bytes]) -> None:
+        """Hand over the first message of the channel, and all that its receiver's machine then wants."""
+        sender, to = channel
+        queue = self.channels[channel]
+        _, message = queue.popleft()
+        if not queue:
+            del self.channels[channel]
+        if to not in self.alive:
+            return
+        self.log.append(f"{self.name(sender)} -> {self.name(to)}: {self.describe(message)}")
+        if to in self.clients:
+            self.clients[ProcessId(to)].receive(sender, message)
+            self.after(ProcessId(to))
+        else:
+            self._daemon_receives(NodeId(to), sender, message)
+            self.after_daemon(NodeId(to))
+
+    def _daemon_receives(self, node: NodeId, sender: bytes, message: msgspec.Struct) -> None:
+        directory = self.directories[node]
+        if isinstance(message, End) and sender in self.clients:
+            directory.process_ended(ProcessId(sender), self.now_s, at_once=not self.peers.get(sender))
+        elif isinstance(message, End):
+            directory.node_dead(NodeId(sender), self.now_s)
+        elif sender in self.clients:
+            directory.process_message(ProcessId(sender), message)
+        else:
+            directory.node_message(NodeId(sender), message)
+
+    # What the machines want
+
+    def after(self, process: ProcessId) -> None:
+        """Do what the process's machine left in its outbox."""
+        client = self.clients[process]
+        while client.refs.outbox:
+            effects, client.refs.outbox = client.refs.outbox, []
+            for effect in effects:
+                if isinstance(effect, LetGo):
+                    client.arguments_go(effect.call)
+                elif isinstance(effect, Send):
+                    self.send(process, client.node if effect.to == DAEMON else effect.to, effect.message)
+        client.refs.validate()
+
+    def after_daemon(self, node: NodeId) -> None:
+        """Do what the daemon's machine left in its outbox."""
+        directory = self.directories[node]
+        for effect in directory.outbox:
+            self._do(node, effect)
+        directory.outbox.clear()
+        directory.validate()
+
+    def _do(self, node: NodeId, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self.send(node, effect.to, effect.message)
+        elif isinstance(effect, KeepLocation):
+            self.arena.add((node, effect.location.offset))
+        elif isinstance(effect, FreeLocation):
+            self.arena.discard((node, effect.location.offset))
+
+    def act(self, process: ProcessId, line: str, action: Callable[[SimulatedClient], None]) -> None:
+        """The program of the process does something."""
+        self.log.append(f"{self.name(process)}: {line}")
+        action(self.clients[process])
+        self.after(process)
+
+    def tell_deaths(self, process: ProcessId) -> None:
+        """The process's machine hears which refs have died."""
+        self.clients[process].tell_deaths()
+        self.after(process)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now_s += seconds
+        for node in self.living_nodes():
+            self.directories[node].tick(self.now_s)
+            self.after_daemon(node)
+
+    # Faults
+
+    def kill(self, process: ProcessId, lose_last: bool = False) -> None:
+        """The process dies. What it wrote is still read, except, on *lose_last*, by other processes."""
+        self.log.append(f"{self.name(process)} dies{', its last messages to peers are lost' if lose_last else ''}")
+        self.faults += 1
+        self._end_process(process, lose_last)
+
+    def _end_process(self, process: ProcessId, lose_last: bool) -> None:
+        client = self.clients[process]
+        client.alive = False
+        self.alive.discard(process)
+        for sender, to in list(self.channels):
+            if to == process or (sender == process and lose_last and to != client.node):
+                del self.channels[sender, to]
+        for other in [*self.peers.get(process, ()), client.node]:
+            if other in self.alive:
+                self._enqueue(process, other, End())
+
+    def kill_node(self, node: NodeId, lose_last: bool = False) -> None:
+        """The node dies with all its processes; the others hear of it once."""
+        self.log.append(f"node {self.name(node)} dies")
+        self.faults += 1
+        self.alive.discard(node)
+        for process, client in self.clients.items():
+            if client.node == node and client.alive:
+                self._end_process(process, lose_last)
+        for sender, to in list(self.channels):
+            if to == node or (sender == node and lose_last):
+                del self.channels[sender, to]
+        for other in self.living_nodes():
+            self._enqueue(node, other, End())
+
+    def cut(self, one: NodeId, other: NodeId) -> None:
+        """The link between two daemons breaks and comes back; what was in it is lost."""
+        self.log.append(f"the link {self.name(one)}-{self.name(other)} breaks and comes back")
+        self.channels.pop((one, other), None)
+        self.channels.pop((other, one), None)
+        for near, far in ((one, other), (other, one)):
+            self.directories[near].node_reconnected(far)
+            self.after_daemon(near)
+
+    def may_cut(self, one: NodeId, other: NodeId) -> bool:
+        """Not when one is dead and the other is about to hear it."""
+        return one in self.alive and other in self.alive
+
+    def living_nodes(self) -> list[NodeId]:
+        return [node for node in self.directories if node in self.alive]
+
+    def living_clients(self) -> list[SimulatedClient]:
+        return [client for client in self.clients.values() if client.alive]
+
+    # Reading the log
+
+    def name(self, any_id: bytes) -> str:
+        if any_id in self.names:
+            return self.names[any_id]
+        process, call, item = any_id[:8], int.from_bytes(any_id[8:12], "big"), int.from_bytes(any_id[12:16], "big")
+        return f"{self.names[process]}{call}" + (f".{item}" if item else "")
+
+    def list_names(self, ids: object) -> str:
+        assert isinstance(ids, list | tuple)
+        return "[" + ", ".join(self.name(object_id) for object_id in ids) + "]"
+
+    def describe(self, message: msgspec.Struct) -> str:
+        """The message in one line with names instead of ids."""
+        kind = type(message).__name__
+        match message:
+            case m.Publish(object_id, value) | m.Resolve(object_id, value) | ObjectValue(object_id, value):
+                return f"{kind} {self.name(object_id)} {self._value(value)}"
+            case m.NodeRegister(ids, holder) | m.NodeRelease(ids, holder):
+                return f"{kind} {self.list_names(ids)} for {self.name(holder)}"
+            case m.NodeAck(ids, holder, ok):
+                return f"{kind} {self.list_names(ids)} for {self.name(holder)}{'' if ok else ', gone'}"
+            case m.Ack(ids, ok):
+                return f"{kind} {self.list_names(ids)}{'' if ok else ', gone'}"
+            case m.Register(ids) | m.Release(ids) | m.PublishAck(ids) | GetObjects(ids) | ForgetGet(ids):
+                return f"{kind} {self.list_names(ids)}"
+            case m.Store(object_id) | m.DropCopy(object_id) | m.Keep(object_id) | m.Unkeep(object_id):
+                return f"{kind} {self.name(object_id)}"
+            case m.KeepAck(object_id, ok):
+                return f"{kind} {self.name(object_id)}{'' if ok else ', lost'}"
+            case m.DropUnclaimed(writer):
+                return f"{kind} of {self.name(writer)}"
+            case m.Sync(held, kept):
+                pairs = [f"{self.name(object_id)} for {self.name(holder)}" for object_id, holder in held]
+                return f"{kind} holds [{', '.join(pairs)}], keeps {self.list_names([copied for copied, _ in kept])}"
+            case Task(call, refs=refs, values=values):
+                top_level = [argument.id for argument in values]
+                return f"{kind} {call} {self.list_names(refs)}" + (
+                    f" values of {self.list_names(top_level)}" if top_level else ""
+                )
+            case Reply(call, [value], closed):
+                return f"{kind} {call} {self._value(value)}{'' if closed else ', not closed'}"
+            case Item(call, item, value):
+                return f"{kind} {call}.{item} {self._value(value)}"
+            case Close(call) | ReplyAck(call):
+                return f"{kind} {call}"
+            case _:
+                return " ".join([kind, *map(str, msgspec.structs.astuple(message))])
+
+    def _value(self, value: Value) -> str:
+        states = ("pending", "borrowed", "value", "stored", "failed")
+        return states[value.state] + (" " + self.list_names(value.contents) if value.contents else "")
+
+
+def _observed(machine: type[Directory], world: World) -> type[Directory]:
+    """The directory machine, telling its world of every object that it frees."""
+
+    class Observed(machine):  # type: ignore[misc, valid-type]
+        def _freed(self, object_id: ObjectId, entry: Entry) -> None:
+            world.freed.add(object_id)
+            world.log.append(f"  {world.name(self.node)} frees {world.name(object_id)}")
+            if world.on_free is not None:
+                world.on_free(object_id, entry)
+            super()._freed(object_id, entry)
+
+    return Observed
