@@ -92,7 +92,7 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
             _refuse_get(refs)
         if list(map(type, refs)).count(ObjectRef) != len(refs):
             _refuse_items("get", refs)
-        return session.get_many(list(refs), timeout, copy) if refs else []
+        return session.get_many(refs if type(refs) is list else list(refs), timeout, copy) if refs else []
     finally:
         if pending:
             raise_deferred()
@@ -135,7 +135,7 @@ def wait(
             return [], []
         if len(set(refs)) != len(refs):
             _refuse_duplicates(refs)
-        return session.wait(list(refs), num_returns, timeout, fetch_local)
+        return session.wait(refs if type(refs) is list else list(refs), num_returns, timeout, fetch_local)
     except (AttributeError, TypeError):
         # Looked at only now, because a look at the type of each of many refs costs as much as all the rest.
         _refuse_items("wait", refs)

@@ -17,11 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from remora.base.builtin_methods import find_method
 from remora.base.errors import ActorDiedError
-from remora.base.object_ref import ObjectRef
+from remora.processes.local_actor_plan import ActorPlan
 from remora.processes.local_calls import (
     ActorExit,
     LocalCall,
@@ -35,24 +33,6 @@ from remora.processes.local_calls import (
 from remora.serialization import deserialize_error, serialize_error
 
 CLEAN_UP_TIMEOUT_S = 1.0
-
-
-class ActorPlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What an actor is made of, again after each restart. *creation* is not kept alive by it."""
-
-    creation: weakref.ref[ObjectRef[Any]]
-    id: bytes
-    cls: Any
-    class_name: str
-    description: bytes
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    name: str
-    namespace: str
-    max_restarts: int
-    max_task_retries: int
-    resources: dict[str, float]
-    limits: dict[str, int]
 
 
 class LocalActor:
@@ -251,6 +231,13 @@ class AsyncActor(LocalActor):
         for call in calls:
             if call.future is not None:
                 call.future.cancel()
+
+
+def make_actor(plan: ActorPlan, outcomes: Outcomes) -> LocalActor:
+    """An actor of the kind that the plan asks for, not started yet."""
+    if plan.is_async:
+        return AsyncActor(plan, outcomes)
+    return LocalActor(plan, outcomes) if sum(plan.limits.values()) > 1 else OrderedActor(plan, outcomes)
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -20,7 +20,7 @@ from remora.base import runtime as runtimes
 from remora.base.errors import ActorAlreadyExistsError, ActorHandleNotFoundError, GetTimeoutError
 from remora.base.ids import make_object_id, make_process_id, short
 from remora.base.object_ref import FIRST_FINISHED, IMMEDIATE, ObjectRef, hooks
-from remora.base.options import ASYNC_MAX_CONCURRENCY, ActorOptions, InitOptions, MethodOptions, TaskOptions
+from remora.base.options import ActorOptions, InitOptions, MethodOptions, TaskOptions
 from remora.base.resources import Resources
 from remora.base.runtime import (
     Actor,
@@ -32,7 +32,8 @@ from remora.base.runtime import (
     NodeInformation,
     Refs,
 )
-from remora.processes.local_actor import ActorPlan, AsyncActor, LocalActor, OrderedActor
+from remora.processes.local_actor import LocalActor, make_actor
+from remora.processes.local_actor_plan import plan_of
 from remora.processes.local_calls import ActorExit, LocalCall, Outcomes, run_call, running, value_of, when_ready
 from remora.system.cpu_count import available_cpus
 
@@ -134,8 +135,8 @@ class LocalRuntime:
                     "get_if_exists=True to get that one"
                 )
             creation = self._new_refs(1)[0]
-            plan = _plan(actor_class, args, kwargs, options, creation, key[0])
-            actor = _actor_type(actor_class, plan)(plan, self._outcomes)
+            plan = plan_of(actor_class, args, kwargs, options, creation, key[0])
+            actor = make_actor(plan, self._outcomes)
             self._actors.add(actor)
             creation.data = actor
             creation.state = IMMEDIATE
@@ -333,38 +334,6 @@ def _shaped(refs: list[ObjectRef[Any]]) -> Refs:
 def _found(actor: LocalActor) -> ActorFound | None:
     creation = actor.plan.creation()
     return (creation, actor.plan.description) if creation is not None else None
-
-
-def _plan(
-    actor_class: Class,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: ActorOptions,
-    creation: ObjectRef[Any],
-    namespace: str,
-) -> ActorPlan:
-    default_limit = ASYNC_MAX_CONCURRENCY if actor_class.is_async else 1
-    return ActorPlan(
-        creation=weakref.ref(creation),
-        id=creation.id,
-        cls=actor_class.cls,
-        class_name=actor_class.name,
-        description=actor_class.description,
-        args=args,
-        kwargs=kwargs,
-        name=options.name,
-        namespace=namespace,
-        max_restarts=options.max_restarts,
-        max_task_retries=options.max_task_retries,
-        resources=options.resources.to_floats(),
-        limits={"": options.max_concurrency or default_limit, **options.concurrency_groups},
-    )
-
-
-def _actor_type(actor_class: Class, plan: ActorPlan) -> type[LocalActor]:
-    if actor_class.is_async:
-        return AsyncActor
-    return LocalActor if sum(plan.limits.values()) > 1 else OrderedActor
 
 
 def _machine_cpus() -> int:
