@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from .microbenchmark import COPY_WARM_UP_S
 from .row import Body, Peer, RowList
 
 OBJECTS = RowList("ray")
@@ -40,7 +41,8 @@ def _add_size_rows() -> None:
         for label, size_bytes in SIZES_BYTES.items():
             copy_bound = verb == "put" and size_bytes >= COPY_BOUND_BYTES
             limit = f"memcpy of {label} to mapped pages" if copy_bound else ""
-            row(f"{verb} {label}", unit=f"{verb}s", limit=limit)(partial(prepare, size_bytes))
+            warm_up_s = COPY_WARM_UP_S if copy_bound else 0.0
+            row(f"{verb} {label}", unit=f"{verb}s", limit=limit, warm_up_s=warm_up_s)(partial(prepare, size_bytes))
 
 
 _add_size_rows()

@@ -37,6 +37,7 @@ class Row:
         unit: What one operation is: "calls", "GB", ...
         prepare: Makes the `Body` from the side's peer.
         limit: The name of the limit row that bounds this row, or "".
+        warm_up_s: How long the row is at least called before it is measured.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     unit: str
     prepare: Callable[[Peer], Body]
     limit: str = ""
+    warm_up_s: float = 0.0
 
 
 class RowList:
@@ -54,12 +56,12 @@ class RowList:
         self.rows: list[Row] = []
 
     def row(
-        self, name: str, *, unit: str = "calls", limit: str = ""
+        self, name: str, *, unit: str = "calls", limit: str = "", warm_up_s: float = 0.0
     ) -> Callable[[Callable[[Peer], Body]], Callable[[Peer], Body]]:
         """Adds the decorated function as a row."""
 
         def add(prepare: Callable[[Peer], Body]) -> Callable[[Peer], Body]:
-            self.rows.append(Row(name, self.kind, unit, prepare, limit))
+            self.rows.append(Row(name, self.kind, unit, prepare, limit, warm_up_s))
             return prepare
 
         return add
