@@ -159,6 +159,10 @@ class StandInDaemon:
     def do_kill(self, number: int) -> None:
         self.zygote.kill(number)
 
+    def do_forget_workers(self) -> None:
+        """As if the zygote had been killed before it could tell of them."""
+        self.zygote._pid_of_worker.clear()
+
     def do_restart(self) -> None:
         self.zygote.restart()
 
@@ -231,6 +235,10 @@ def tell_facts(configuration: WorkerConfiguration) -> None:
             "modules": sorted({"numpy", "torch", "pyarrow"} & set(sys.modules)),
         }
     )
+
+
+def eat_memory(configuration: WorkerConfiguration) -> None:
+    show(len(bytearray(300 * 1024 * 1024)))
 
 
 def exit_three(configuration: WorkerConfiguration) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,9 @@ class Victims:
         """Stop them all before the first is killed, so that none has time to react to another's end."""
         for sent in (signal.SIGSTOP, signal.SIGKILL):
             for name in names:
-                os.kill(self.pids[name], sent)
+                # The end of the one before may have ended this one.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pids[name], sent)
 
     def survivors(self, *but: int) -> list[int]:
         """Who has not ended in time; those in *but* are not waited for."""
@@ -138,6 +141,15 @@ def test_a_fork_that_a_killed_zygote_did_not_do_is_reported_as_failed(node: Stan
     node.ask("fork", first=1, main="idle", options={})
     os.kill(zygote, signal.SIGKILL)
     assert "SIGKILL" in node.ask("reports", kind="ForkFailed", worker_number=1)["reason"]
+
+
+def test_a_worker_that_a_killed_zygote_did_not_report_does_not_stay(node: StandInNode) -> None:
+    pidfd = open_pidfd(node.fork())
+    node.ask("forget_workers")
+    os.kill(node.ask("pids")["zygote"], signal.SIGKILL)
+    node.ask("reports", kind="ZygoteEnded")
+    assert wait_ended(pidfd, TIMEOUT_S)
+    os.close(pidfd)
 
 
 def test_a_new_session_works_in_the_same_process_after_the_daemon_was_killed(base: str) -> None:
