@@ -44,11 +44,10 @@ class Victims:
         )
         assert self.driver.stdout is not None
         self.path, pids = json.loads(self.driver.stdout.readline())
-        self.detached: list[int] = pids.pop("family")
+        self.family: list[int] = pids.pop("family")
         self.pids: dict[str, int] = {"driver": self.driver.pid, **pids}
-        in_worker_group = self.detached.pop(0)
-        everything = [*self.pids.values(), in_worker_group, *self.detached]
-        self.pidfds = {pid: open_pidfd(pid) for pid in everything}
+        self.detached = self.family[1:]
+        self.pidfds = {pid: open_pidfd(pid) for pid in [*self.pids.values(), *self.family]}
 
     def kill(self, *names: str) -> None:
         """Stop them all before the first is killed, so that none has time to react to another's end."""
@@ -107,7 +106,8 @@ def test_workers_die_even_when_everything_that_watches_them_is_killed_at_once(vi
 
 def test_leftovers_of_killed_processes_are_removed_by_the_next_start(victims: Victims, base: str) -> None:
     victims.kill("driver", "daemon", "zygote", "worker", "parent")
-    victims.survivors(*victims.detached)
+    # With its worker killed too, no one may be left who knows of the family.
+    assert set(victims.survivors(*victims.family)) <= set(victims.family)
     assert os.path.exists(victims.path)
     node = StandInNode(base)
     assert not os.path.exists(victims.path)
