@@ -11,50 +11,12 @@ from __future__ import annotations
 import types
 from typing import Any
 
-import msgspec
-
-from remora.base.exception_state import (
-    c_fields,
-    instance_dict,
-    new_exception,
-    pickle_exception,
-    set_c_fields,
-    unpickle_exception,
-)
+from remora.base.exception_state import c_fields, instance_dict, new_exception, set_c_fields, unpickle_exception
 from remora.base.remora_error import RemoraError
+from remora.base.task_failure import TaskFailure, describe_failure, safe_str, stand_in, with_pickled
 
 MAX_DUAL_CLASSES = 256
 """How many classes made here are kept; the oldest go first."""
-
-
-class TaskFailure(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """What travels of a failed task: everything a reader in another language can use, and the Python exception.
-
-    ``type_name`` and ``text`` describe the exception, ``traceback`` is Python's full text of it. ``pickled`` is empty
-    when the exception cannot be pickled; ``pickling_problem`` then says why. ``left_out`` names attributes of the
-    exception that could not be pickled.
-    """
-
-    function_name: str
-    pid: int
-    node_address: str
-    is_actor: bool
-    type_name: str
-    text: str
-    traceback: str
-    pickled: bytes = b""
-    pickling_problem: str = ""
-    left_out: list[str] = []
-
-
-class UnserializableException(RemoraError):
-    """Stands for an exception that could not be pickled, or not be rebuilt here: its type's name and its text."""
-
-    def __init__(self, message: str = "", *, type_name: str = "", text: str = "", problem: str = "") -> None:
-        self.type_name = type_name
-        self.text = text
-        self.problem = problem
-        super().__init__(message or f"{type_name}: {text} (the exception itself could not travel: {problem})")
 
 
 class TaskError(RemoraError):
@@ -161,13 +123,13 @@ class TaskError(RemoraError):
 def task_error_of(failure: TaskFailure) -> TaskError:
     """A new error, as :func:`remora.get` raises it. Never raises, whatever the exception's class does."""
     if not failure.pickled:
-        return _plain(failure, _stand_in(failure, failure.pickling_problem))
+        return _plain(failure, stand_in(failure, failure.pickling_problem))
     try:
         cause = unpickle_exception(failure.pickled)
     except Exception as error:  # noqa: BLE001 - rebuilding runs user code, and the task's own error must arrive
         problem = f"{type(error).__name__}: {safe_str(error)}"
         note = f"\n(The exception could not be rebuilt in this process, so only its text is here: {problem})"
-        return _plain(failure, _stand_in(failure, problem), note)
+        return _plain(failure, stand_in(failure, problem), note)
     return task_error_with_cause(failure, cause)
 
 
@@ -180,24 +142,6 @@ def task_error_with_cause(failure: TaskFailure, cause: BaseException) -> TaskErr
         return _dual(dual_class, failure, cause)
     except Exception:  # noqa: BLE001 - descriptors of the user's class are user code
         return _plain(failure, cause)
-
-
-def with_pickled(failure: TaskFailure, exception: BaseException) -> TaskFailure:
-    """The same failure with the pickle of *exception* in it, or with the reason why there is none."""
-    try:
-        pickled, left_out = pickle_exception(exception)
-    except Exception as error:  # noqa: BLE001 - pickling runs user code, and the task's own error must arrive
-        return msgspec.structs.replace(failure, pickling_problem=f"{type(error).__name__}: {safe_str(error)}")
-    return msgspec.structs.replace(failure, pickled=pickled, left_out=left_out)
-
-
-def safe_str(exception: BaseException, limit: int = 100_000) -> str:
-    """``str(exception)``, cut to *limit*, or a note that it failed."""
-    try:
-        text = str(exception)
-    except Exception:  # noqa: BLE001 - __str__ is user code
-        return f"<str of {type(exception).__name__} failed>"
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 _dual_classes: dict[type[BaseException], type[TaskError] | None] = {}
@@ -225,7 +169,7 @@ def _make_dual_class(user_class: type[BaseException]) -> type[TaskError] | None:
     if issubclass(TaskError, user_class):
         return None
     name = f"TaskError({user_class.__name__})"
-    body = {"__module__": "remora", "__qualname__": name, "__doc__": user_class.__doc__}
+    body = {"__module__": TaskError.__module__, "__qualname__": name, "__doc__": user_class.__doc__}
     try:
         made = types.new_class(name, (TaskError, user_class), {}, lambda namespace: namespace.update(body))
     except Exception:  # noqa: BLE001 - metaclasses and __init_subclass__ are user code and may refuse
@@ -273,32 +217,8 @@ def _fill(error: TaskError, failure: TaskFailure, cause: BaseException | None, n
         is_actor=failure.is_actor,
         traceback_str=failure.traceback,
         _remora_failure=failure,
-        _remora_text=_describe(failure) + note,
+        _remora_text=describe_failure(failure) + note,
     )
-
-
-def _describe(failure: TaskFailure) -> str:
-    kind = "actor method" if failure.is_actor else "task"
-    where = [
-        f"pid {failure.pid}" if failure.pid else "",
-        f"node {failure.node_address}" if failure.node_address else "",
-    ]
-    inside = ", ".join(part for part in where if part)
-    raised = failure.type_name or "an exception"
-    lines = [f"{kind} {failure.function_name or 'without a name'}{f' ({inside})' if inside else ''} raised {raised}."]
-    if failure.traceback:
-        lines.append(failure.traceback.rstrip("\n"))
-    elif failure.text:
-        lines.append(f"{raised}: {failure.text}")
-    if failure.pickling_problem:
-        lines.append(f"(The exception could not be pickled, so only its text is here: {failure.pickling_problem})")
-    if failure.left_out:
-        lines.append(f"(Left out of the exception because it cannot be pickled: {', '.join(failure.left_out)})")
-    return "\n".join(lines)
-
-
-def _stand_in(failure: TaskFailure, problem: str) -> UnserializableException:
-    return UnserializableException(type_name=failure.type_name, text=failure.text, problem=problem)
 
 
 def _restore(failure: TaskFailure, is_dual: bool, notes: list[str]) -> TaskError:

@@ -17,7 +17,7 @@ from typing import Any
 from remora.base.errors import DeserializationError, SerializationError
 from remora.base.exception_state import safe_repr
 from remora.base.ids import short
-from remora.base.task_error import safe_str
+from remora.base.task_failure import safe_str
 from remora.serialization.pickling import pickle_value
 
 MAX_TRIES = 3_000

@@ -12,7 +12,8 @@ import msgspec
 from remora.base import errors
 from remora.base.errors import DeserializationError, RemoraError, TaskError
 from remora.base.remora_error import rebuild_error
-from remora.base.task_error import TaskFailure, safe_str, task_error_of, with_pickled
+from remora.base.task_error import task_error_of
+from remora.base.task_failure import TaskFailure, safe_str, with_pickled
 from remora.serialization.frames import (
     HEADER_SIZE_BYTES,
     KIND_ERROR,
