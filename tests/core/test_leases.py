@@ -186,6 +186,7 @@ def test_one_who_has_more_gives_a_lease_to_one_who_starves() -> None:
     rig.request(DRIVER, count=9)
     rig.request(SECOND)
     reclaims = [effect for effect in rig.other if type(effect.message) is ReclaimLease]
+    rig.other.clear()
     assert [effect.process for effect in reclaims] == [DRIVER]
     grants = {grant.lease: grant for _, grant in rig.take()}
     rig.give_back(DRIVER, grants[reclaims[0].message.lease])
@@ -274,7 +275,7 @@ def test_what_no_node_has_is_said_after_a_moment_and_granted_when_one_comes() ->
 
 def test_what_living_actors_hold_is_said() -> None:
     rig = Rig(cpus=1)
-    rig.table.request_actor(b"actor-00" * 2, JOB, ONE, now_s=rig.now_s)
+    rig.table.request_actor(b"actor-00" * 2, JOB, ONE, ONE, now_s=rig.now_s)
     rig.request()
     (effect,) = rig.tick(6)
     assert "1 living actors hold CPU 1 of this node's CPU 1" in effect.message.reason
@@ -296,19 +297,31 @@ def test_the_limit_of_workers_is_said() -> None:
 def test_an_actor_gets_a_worker_of_its_own_even_while_all_cpus_are_in_use() -> None:
     rig = Rig(cpus=1)
     rig.request()
-    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), now_s=rig.now_s)
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)
     rig.run()
     (placed,) = rig.placed
     assert placed.worker.process != rig.take()[0][1].worker
     rig.table.worker_died(placed.worker.process, "exit", rig.now_s)
-    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), now_s=rig.now_s)
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)
     rig.run()
     assert len(rig.placed) == 2, "again, after its worker died"
 
 
+def test_an_actor_needs_a_node_that_has_what_it_asks_for_to_be_placed() -> None:
+    rig = Rig(cpus=0)
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    (effect,) = rig.tick(2)
+    assert "no node has any 'CPU'" in effect.reason
+    rig.table.resources_changed(ONE, [], rig.now_s)
+    rig.run()
+    assert len(rig.placed) == 1
+    assert rig.table.ledger.available() == {"CPU": 1.0}
+
+
 def test_an_actor_that_cannot_be_placed_says_so() -> None:
     rig = Rig(cpus=1)
-    rig.table.request_actor(b"actor-00" * 2, JOB, Resources.of(num_gpus=1), now_s=rig.now_s)
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources.of(num_gpus=1), ONE, now_s=rig.now_s)
     (effect,) = rig.tick(2)
     assert type(effect) is ActorDelayed
     assert "GPU" in effect.reason
@@ -360,7 +373,7 @@ def test_a_worker_that_cannot_start_fails_the_request_after_some_tries() -> None
     rig = Rig(cpus=1)
     rig.starts = False
     number = rig.request(count=2)
-    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), now_s=rig.now_s)
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)
     rig.run()
     for _ in range(4):
         if rig.starting:
@@ -623,9 +636,8 @@ class Leasing(RuleBasedStateMachine):
         """Nobody starves: holders return what they are asked for, blocked ones wake, and everyone is served."""
         if not hasattr(self, "rig"):
             return
-        feasible = {key for key in +self.wanted if self.need[key[1]].fits_into(self.rig.table.ledger.total.units)}
         for _ in range(3000):
-            if not any(self.wanted[key] for key in feasible):
+            if not self.starving():
                 break
             while self.orphans:
                 self.orphan_ends()
@@ -637,7 +649,17 @@ class Leasing(RuleBasedStateMachine):
                 if lease in self.held and self.held[lease][0] not in self.dead:
                     self.rig.give_back(*self.held.pop(lease))
             self.tick(0.05)
-        assert not any(self.wanted[key] for key in feasible), "somebody starves"
+        assert not self.starving()
+
+    def starving(self) -> set[tuple[bytes, int]]:
+        """Requests of those who have no lease of the sort at all."""
+        has = {(process, self.need[grant.request]) for process, grant in self.held.values()}
+        room = self.rig.table.ledger.total.units
+        return {
+            (process, number)
+            for process, number in +self.wanted
+            if self.need[number].fits_into(room) and (process, self.need[number]) not in has
+        }
 
 
 Leasing.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

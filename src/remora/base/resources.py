@@ -92,6 +92,13 @@ class Resources:
             rest[name] = rest.get(name, 0) - amount
         return Resources(rest)
 
+    def or_more(self, other: Resources) -> Resources:
+        """Of each resource the larger amount of both."""
+        most = dict(self.units)
+        for name, amount in other.units.items():
+            most[name] = max(amount, most.get(name, 0))
+        return Resources(most)
+
     def fits_into(self, room: Mapping[str, int]) -> bool:
         """Whether *room* (name to units) has all of it."""
         return all(amount <= room.get(name, 0) for name, amount in self.units.items())

@@ -75,8 +75,8 @@ def why_it_waits(
     demand: Demand, nodes: Sequence[Mapping[str, int]], leases: Collection[Lease], ledger: ResourcesLedger
 ) -> tuple[str, float]:
     """The reason why the demand may wait for ever, or "", and how long a request must have waited to be told."""
-    if not any(demand.need.fits_into(node) for node in nodes):
-        return f"{why_never(demand.need, nodes)}; it waits until a node that has it joins", INFEASIBLE_AFTER_S
+    if not any(demand.required.fits_into(node) for node in nodes):
+        return f"{why_never(demand.required, nodes)}; it waits until a node that has it joins", INFEASIBLE_AFTER_S
     for_life: dict[str, int] = {}
     actors = 0
     for lease in leases:

@@ -8,7 +8,8 @@ Whose turn it is, among the demands that fit now:
 1. the job that was served longest ago;
 2. within it, requesters that are blocked workers, the most deeply nested first: what they wait for frees a worker,
    and a recursion then needs as many workers as it is deep, not as it is wide;
-3. the requester, then the demand, that was served longest ago.
+3. the requester that holds the fewest leases of this sort: leases linger, so turns alone would not share them;
+4. the requester, then the demand, that was served longest ago.
 
 A demand for many CPUs would never find them free together while small ones take each. So one that has been passed
 over for ``PATIENCE_S`` because of CPUs alone stops the others, except those of blocked workers: running tasks end
@@ -57,12 +58,14 @@ class Requester:
 class Claim:
     """What one requester has and wants of one demand."""
 
-    __slots__ = ("demand", "depth", "leases", "requester", "requests")
+    __slots__ = ("demand", "held", "leases", "place", "requester", "requests")
 
     def __init__(self, requester: Requester, demand: Demand) -> None:
         self.requester = requester
         self.demand = demand
-        self.depth = 0
+        self.held = 0
+        """Leases that it has or waits for with its resources allocated."""
+        self.place = (0, 0)
         """In which ring of the demand it stands while it has requests."""
         self.requests: dict[int, Request] = {}
         self.leases: dict[int, None] = {}
@@ -72,19 +75,33 @@ class Claim:
         return f"<Claim of {short(self.requester.process)}: {len(self.requests)} wait, {len(self.leases)} held>"
 
 
-DemandKey = tuple[bytes, Resources, str, str, bool]
+DemandKey = tuple[bytes, Resources, Resources, str, str, bool]
+"""Job, what is held, what the node must have in all, strategy, environment, whether for an actor."""
 
 
 class Demand:
     """All claims to workers of one sort. Those with requests stand in rings, in the order of their turns."""
 
-    __slots__ = ("dedicated", "environment", "fits_here", "job", "key", "need", "passed_over_s", "rings", "turn")
+    __slots__ = (
+        "dedicated",
+        "environment",
+        "fits_here",
+        "job",
+        "key",
+        "need",
+        "passed_over_s",
+        "required",
+        "rings",
+        "turn",
+    )
 
     def __init__(self, key: DemandKey) -> None:
         self.key = key
-        self.job, self.need, _, self.environment, self.dedicated = key
-        self.rings: dict[int, dict[Claim, None]] = {}
-        """By the depth of blocked requesters; 0 for those that run."""
+        self.job, self.need, placement, _, self.environment, self.dedicated = key
+        self.required = self.need.or_more(placement)
+        """What the node must have in all."""
+        self.rings: dict[tuple[int, int], dict[Claim, None]] = {}
+        """By the negative depth of blocked requesters (0 for those that run) and by how many leases they hold."""
         self.turn = 0
         self.fits_here = True
         """Whether this node has so much in all."""
@@ -92,21 +109,21 @@ class Demand:
         """Since when others were served while this one waited."""
 
     def next_claim(self) -> Claim:
-        """One of the most deeply nested blocked requesters, else of the others."""
-        return next(iter(self.rings[max(self.rings)]))
+        """The one whose turn is first."""
+        return next(iter(self.rings[min(self.rings)]))
 
     def enter(self, claim: Claim) -> None:
         """The claim has requests; it is the last of its ring."""
-        claim.depth = claim.requester.blocked_depth
-        self.rings.setdefault(claim.depth, {})[claim] = None
+        claim.place = (-claim.requester.blocked_depth, claim.held)
+        self.rings.setdefault(claim.place, {})[claim] = None
 
     def leave(self, claim: Claim) -> None:
         """The claim has no requests, or changes its place. Nothing happens when it is in no ring."""
-        ring = self.rings.get(claim.depth)
+        ring = self.rings.get(claim.place)
         if ring is not None and claim in ring:
             del ring[claim]
             if not ring:
-                del self.rings[claim.depth]
+                del self.rings[claim.place]
 
     def claims(self) -> Iterator[Claim]:
         """All claims with requests."""
@@ -160,10 +177,15 @@ class LeaseQueue:
         best: Claim | None = None
         held_back: Claim | None = None
         for demand in self._pending:
-            if not ledger.fits(demand.need):
+            if not demand.fits_here or not ledger.fits(demand.need):
                 continue
             claim = demand.next_claim()
-            if hungry is not None and demand is not hungry and not claim.depth and CPU in demand.need.units:
+            if (
+                hungry is not None
+                and demand is not hungry
+                and not claim.requester.blocked_depth
+                and CPU in demand.need.units
+            ):
                 held_back = self._first(held_back, claim)
             else:
                 best = self._first(best, claim)
@@ -175,9 +197,9 @@ class LeaseQueue:
     def _first(self, one: Claim | None, other: Claim) -> Claim:
         return other if one is None or self._rank(other) < self._rank(one) else one
 
-    def _rank(self, claim: Claim) -> tuple[int, int, int, int]:
+    def _rank(self, claim: Claim) -> tuple[int, tuple[int, int], int, int]:
         demand = claim.demand
-        return self._job_turn.get(demand.job, 0), -claim.depth, claim.requester.turn, demand.turn
+        return self._job_turn.get(demand.job, 0), claim.place, claim.requester.turn, demand.turn
 
     def serve(self, claim: Claim, now_s: float) -> Request:
         """One lease less of the claim's oldest request is wanted; its turn has been."""
@@ -187,6 +209,7 @@ class LeaseQueue:
         self._last_turn += 1
         claim.requester.turn = demand.turn = self._job_turn[demand.job] = self._last_turn
         demand.leave(claim)
+        claim.held += 1
         if request.left == 0:
             del claim.requests[request.number]
         if claim.requests:
@@ -198,6 +221,13 @@ class LeaseQueue:
             if other is not demand and other.passed_over_s is None and other.fits_here:
                 other.passed_over_s = now_s
         return request
+
+    def let_go(self, claim: Claim) -> None:
+        """The claim has one lease less."""
+        claim.held -= 1
+        if claim.requests:
+            claim.demand.leave(claim)
+            claim.demand.enter(claim)
 
     def cancel(self, process: bytes, number: int) -> None:
         """Drop what is left of a request; one that is not there was granted."""
@@ -290,7 +320,8 @@ class LeaseQueue:
             for demand, claim in requester.claims.items():
                 assert claim.demand is demand, f"{claim!r} is filed wrongly"
                 assert bool(claim.requests) == (claim in demand.claims()), f"{claim!r} is not in its turn"
-                assert claim not in demand.claims() or claim.depth == requester.blocked_depth, f"{claim!r}: depth"
+                place = (-requester.blocked_depth, claim.held)
+                assert not claim.requests or claim.place == place, f"{claim!r} stands in the wrong ring"
                 assert all(request.left > 0 for request in claim.requests.values()), f"{claim!r} has empty requests"
         for demand in self._demands.values():
             assert bool(demand.rings) == (demand in self._pending), f"{demand!r} waits and is not pending"

@@ -10,6 +10,7 @@ ended, the cancelling of a request that was granted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from remora.base.ids import short
@@ -67,17 +68,28 @@ class LeaseTable:
         Raises:
             ValueError: it has a request of this number, or *count* is not positive.
         """
-        self._add(process, number, (job, need, strategy, environment, False), count, now_s)
+        self._add(process, number, (job, need, Resources(), strategy, environment, False), count, now_s)
 
     def request_actor(
-        self, actor: bytes, job: bytes, need: Resources, strategy: str = "", environment: str = "", *, now_s: float
+        self,
+        actor: bytes,
+        job: bytes,
+        need: Resources,
+        placement: Resources,
+        strategy: str = "",
+        environment: str = "",
+        *,
+        now_s: float,
     ) -> None:
         """The actor wants a worker of its own with *need*, answered by ``ActorPlaced``.
+
+        *placement* is what its node must have in all, in use or not: on the node where it is asked for there is
+        nothing to choose, and an actor that holds nothing need not wait for tasks to end.
 
         Raises:
             ValueError: it waits for one already.
         """
-        self._add(actor, 0, (job, need, strategy, environment, True), 1, now_s)
+        self._add(actor, 0, (job, need, placement, strategy, environment, True), 1, now_s)
 
     def cancel(self, process: bytes, number: int, now_s: float) -> None:
         """What of the request is not granted is not wanted any more."""
@@ -194,7 +206,7 @@ class LeaseTable:
         self.ledger.grow(total)
         self._nodes = [total.units, *(node.units for node in other_nodes)]
         for demand in self._queue.pending():
-            demand.fits_here = demand.need.fits_into(total.units)
+            demand.fits_here = demand.required.fits_into(total.units)
         self._dispatch(now_s)
 
     def tick(self, now_s: float) -> None:
@@ -214,7 +226,7 @@ class LeaseTable:
 
     def _add(self, process: bytes, number: int, key: DemandKey, count: int, now_s: float) -> None:
         claim = self._queue.add(process, number, key, count, now_s)
-        claim.demand.fits_here = claim.demand.need.fits_into(self.ledger.total.units)
+        claim.demand.fits_here = claim.demand.required.fits_into(self.ledger.total.units)
         self._dispatch(now_s)
         begins_to_wait = list(claim.requests) == [number]
         if begins_to_wait or (claim.requests and now_s >= self._reclaim_at_s):
@@ -261,6 +273,7 @@ class LeaseTable:
             for ticket in [ticket for ticket in tickets if is_dropped(ticket)]:
                 del tickets[ticket]
                 self.ledger.release(ticket.allocation)
+                self._queue.let_go(ticket.claim)
                 dropped.append(ticket)
             if not tickets:
                 del self._tickets[key]
@@ -278,6 +291,7 @@ class LeaseTable:
         self.ledger.release(lease.allocation)
         del self._leases[lease.number], self._lease_of_worker[lease.worker.process]
         lease.claim.leases.pop(lease.number, None)
+        self._queue.let_go(lease.claim)
         self._queue.set_blocked(lease.worker.process, 0)
 
     # What tick does.
@@ -331,12 +345,16 @@ class LeaseTable:
         workers = [lease.worker.process for lease in self._leases.values()]
         assert len(workers) == len(set(workers)), f"{self!r}: a worker has two leases"
         assert self._lease_of_worker == {lease.worker.process: lease for lease in self._leases.values()}
+        held = Counter(lease.claim for lease in self._leases.values())
+        held.update(ticket.claim for tickets in self._tickets.values() for ticket in tickets)
+        assert all(claim.held == count for claim, count in held.items()), f"{self!r}: leases held"
         for lease in self._leases.values():
             assert lease.worker.key[0] == lease.claim.demand.job, f"{lease!r}: a worker serves two jobs"
             assert lease.blocked == lease.allocation.cpus_lent, f"{lease!r}: blocked with its CPUs"
             assert lease.orphaned or lease.number in lease.claim.leases or lease.claim.demand.dedicated, f"{lease!r}"
         for demand in self._queue.pending():
-            assert not self.ledger.fits(demand.need) or self._queue.is_held_back(demand), f"{demand!r} could be served"
+            can_go = demand.fits_here and self.ledger.fits(demand.need)
+            assert not can_go or self._queue.is_held_back(demand), f"{demand!r} could be served"
 
     def __repr__(self) -> str:
         waiting = sum(len(tickets) for tickets in self._tickets.values())
