@@ -245,6 +245,10 @@ def exit_three(configuration: WorkerConfiguration) -> None:
     sys.exit(3)
 
 
+def return_five(configuration: WorkerConfiguration) -> int:
+    return 5
+
+
 def exit_at_once(configuration: WorkerConfiguration) -> None:
     os._exit(4)
 

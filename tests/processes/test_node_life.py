@@ -21,7 +21,7 @@ from remora.system.session_directory import remove_leftovers, running_sessions
 
 TIMEOUT_S = 3.0
 DRIVER = """
-import json, signal, sys
+import json, os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from node_stand_in import StandInNode
 
@@ -30,13 +30,17 @@ pids = {"daemon": node.node.pid, "zygote": node.ask("pids")["zygote"]}
 pids["worker"] = node.fork(1, "hold_interpreter")
 pids["parent"] = node.fork(2, "have_family")
 pids["family"] = node.printed(2)
+# It holds a copy of every descriptor, so the end of the driver is no end of file for anybody.
+pids["bystander"] = os.fork()
+if not pids["bystander"]:
+    signal.pause()
 print(json.dumps([node.node.session.path, pids]), flush=True)
 signal.pause()
 """
 
 
 class Victims:
-    """A driver in a process of its own, with a node, two workers and their children; and pidfds of all."""
+    """A driver in a process of its own that has forked, with a node, two workers and their children; pidfds of all."""
 
     def __init__(self, base: str) -> None:
         self.driver = subprocess.Popen(
@@ -45,6 +49,7 @@ class Victims:
         assert self.driver.stdout is not None
         self.path, pids = json.loads(self.driver.stdout.readline())
         self.family: list[int] = pids.pop("family")
+        self.bystander: int = pids.pop("bystander")
         self.pids: dict[str, int] = {"driver": self.driver.pid, **pids}
         self.detached = self.family[1:]
         self.pidfds = {pid: open_pidfd(pid) for pid in [*self.pids.values(), *self.family]}
@@ -66,6 +71,7 @@ class Victims:
             if not wait_ended(pidfd, 0):
                 os.kill(pid, signal.SIGKILL)
             os.close(pidfd)
+        os.kill(self.bystander, signal.SIGKILL)
         self.driver.wait()
         assert self.driver.stdout is not None
         self.driver.stdout.close()

@@ -105,6 +105,7 @@ def test_a_module_that_cannot_be_imported_is_reported_and_the_others_are_there(n
     ("main", "exit_code", "signal_number"),
     [
         ("return_at_once", 0, None),
+        ("return_five", 5, None),
         ("exit_three", 3, None),
         ("exit_at_once", 4, None),
         ("exit_with_words", 1, None),

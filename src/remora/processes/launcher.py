@@ -73,7 +73,6 @@ def fork_zygote(configuration: NodeConfiguration) -> NodeConfiguration:
                 driver=own.driver,
             )
         )
-    gc.unfreeze()
     zygote_side.close()
     os.close(this_process)
     descriptors = msgspec.structs.replace(

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from remora.base.configuration import WorkerConfiguration
 from remora.system.interpreter import resolve
@@ -22,7 +22,7 @@ WORKER_TITLE = "remora:worker"
 
 
 def run_worker(configuration: WorkerConfiguration, stdout: int, stderr: int, lifeline_read: int) -> NoReturn:
-    """Become the worker, call its main function, and end the process with the exit code that it asks for."""
+    """Become the worker, call its main function, and end the process with the code it returns or exits with."""
     exit_code = 1
     try:
         os.setpgid(0, 0)
@@ -30,9 +30,8 @@ def run_worker(configuration: WorkerConfiguration, stdout: int, stderr: int, lif
         _become_killable(lifeline_read)
         _take_environment(configuration)
         _forget_zygote_state()
-        main: Callable[[WorkerConfiguration], Any] = resolve(configuration.main)  # type: ignore[assignment]
-        main(configuration)
-        exit_code = 0
+        main: Callable[[WorkerConfiguration], int | None] = resolve(configuration.main)  # type: ignore[assignment]
+        exit_code = main(configuration) or 0
     except SystemExit as exit_request:
         exit_code = _exit_code_of(exit_request)
     except BaseException:  # noqa: BLE001 - the last frame of this process
