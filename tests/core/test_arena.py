@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-
 from arena_shell import ALICE, BOB, CAROL, ArenaShell, refusals
+
 from remora.core.arena_layout import PAGE_SIZE_BYTES as PAGE
 from remora.core.arena_records import ArenaError, ReadMemory
 from remora.messages.arena import (
@@ -310,3 +310,32 @@ def test_an_object_of_no_bytes_has_a_place_of_its_own() -> None:
     extent = shell.extent(ALICE)
     shell.arena.publish(ALICE, extent.offset, 0)
     assert shell.arena.usage().used_bytes == 64
+
+
+def test_neighbouring_pages_of_dead_processes_become_one_warm_hole() -> None:
+    shell = ArenaShell(64 * MB)
+    blocks = [shell.block(process, MB) for process in (ALICE, BOB)]
+    shell.free(*[block.offset for block in blocks])
+    for process in (ALICE, BOB):
+        shell.arena.process_dead(process, shell.now_s)
+    ((_, answer),) = shell.ask_block(CAROL, 2 * MB)
+    assert answer == BlockGranted(answer.request, Block(blocks[0].offset, 2 * MB), fresh=False)
+
+
+def test_reserved_space_is_asked_back_again_when_there_is_some_again() -> None:
+    shell = ArenaShell(64 * MB)
+    for _ in range(2):
+        extent = shell.extent(ALICE)
+        full = shell.block(BOB, 63 * MB)
+        assert shell.ask_block(BOB, MB, timeout_s=1.0) == [(ALICE, ReturnExtents())]
+        shell.arena.extents_returned(ALICE, ExtentsReturned([ReturnedExtent(extent.offset)]), shell.now_s)
+        ((_, answer),) = shell.run()
+        shell.arena.release(BOB, ReleaseBlocks([answer.block.offset]), shell.now_s)
+        shell.free(full.offset)
+
+
+def test_scattered_offsets_are_joined_by_punching_when_no_cold_range_is_large_enough() -> None:
+    shell = ArenaShell(16 * MB, offset_space_bytes=17 * MB)
+    blocks = [shell.block(process, 4 * MB) for process in (ALICE, BOB) * 2]
+    shell.free(*[block.offset for block in blocks])
+    assert shell.block(CAROL, 10 * MB).size_bytes == 10 * MB

@@ -27,7 +27,7 @@ from remora.messages.arena import (
 
 LIMIT = 512 * PAGE
 PROCESSES = st.sampled_from([ALICE, BOB, CAROL])
-SIZES = st.one_of(st.integers(0, 4 * PAGE), st.integers(0, LIMIT))
+SIZES = st.one_of(st.integers(0, 4 * PAGE), st.integers(1, 32).map(lambda share: share * LIMIT // 32))
 PICK = st.integers(0, 10_000)
 
 
@@ -50,6 +50,7 @@ class ArenaPrograms(RuleBasedStateMachine):
         self.unpublished: dict[ProcessId, list[Block]] = {}
         self.published: dict[int, Block] = {}
         self.asked_back: list[ProcessId] = []
+        self.asks_since_death = 0
 
     @property
     def arena(self) -> Any:
@@ -91,9 +92,10 @@ class ArenaPrograms(RuleBasedStateMachine):
             }
         )
 
-    @rule(process=PROCESSES, size=SIZES, timeout=st.sampled_from([0.5, 5.0]))
-    def ask_for_a_block(self, process: ProcessId, size: int, timeout: float) -> None:
+    @rule(process=PROCESSES, size=SIZES, timeout=st.sampled_from([0.5, 5.0]), publish=st.booleans())
+    def ask_for_a_block(self, process: ProcessId, size: int, timeout: float, publish: bool) -> None:
         self.last_request += 1
+        self.asks_since_death += 1
         self.requests[self.last_request] = (process, size)
         fits = self.pages_held() * PAGE + round_up_to_pages(footprint_of(size)) <= LIMIT
         nobody_waits = len(self.requests) == 1
@@ -101,10 +103,13 @@ class ArenaPrograms(RuleBasedStateMachine):
         self.run_effects()
         if fits and nobody_waits:
             assert not self.requests, "whatever fits the free bytes is granted at once"
+            if publish:
+                self.publish_or_release_a_block(sum(len(blocks) for blocks in self.unpublished.values()) - 1, True)
 
     @rule(process=PROCESSES, size=st.integers(0, 3 * PAGE), returns=st.booleans())
     def ask_for_an_extent(self, process: ProcessId, size: int, returns: bool) -> None:
         self.last_request += 1
+        self.asks_since_death += 1
         self.requests[self.last_request] = (process, size)
         returned = self.give_up(process) if returns else []
         self.arena.allocate_extent(process, AllocateExtent(self.last_request, size, returned, 1.0), self.shell.now_s)
@@ -139,7 +144,7 @@ class ArenaPrograms(RuleBasedStateMachine):
             self.run_effects()
 
     @precondition(lambda self: self.published)
-    @rule(pick=PICK, count=st.integers(1, 3))
+    @rule(pick=PICK, count=st.integers(1, 8))
     def free_objects(self, pick: int, count: int) -> None:
         offsets = sorted(self.published)
         chosen = {offsets[(pick + step) % len(offsets)] for step in range(count)}
@@ -161,8 +166,10 @@ class ArenaPrograms(RuleBasedStateMachine):
             self.unpublished.setdefault(process, []).extend(extent.unpublished)
         return [ReturnedExtent(extent.where.offset, extent.unpublished) for extent in extents]
 
+    @precondition(lambda self: self.asks_since_death > 8)
     @rule(process=PROCESSES)
     def a_process_dies(self, process: ProcessId) -> None:
+        self.asks_since_death = 0
         self.extents.pop(process, None)
         self.unpublished.pop(process, None)
         self.requests = {number: one for number, one in self.requests.items() if one[0] != process}
@@ -197,4 +204,4 @@ class ArenaPrograms(RuleBasedStateMachine):
 
 
 TestArenaPrograms = ArenaPrograms.TestCase
-TestArenaPrograms.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestArenaPrograms.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
