@@ -28,7 +28,8 @@ class Store:
         self.memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
         start = -self.memory.ctypes.data % ALIGNMENT_BYTES
         self.memory = self.memory[start : start + size]
-        serialized.write_into(self.memory.data)
+        for offset, buffer in serialized.parts():
+            self.memory.data[offset : offset + len(buffer)] = buffer
         self.carrier = (ctypes.c_char * size).from_address(self.memory.ctypes.data)
         self.view = memoryview(self.carrier).toreadonly()
 

@@ -77,7 +77,9 @@ def assert_forms_agree(serialized: Serialized) -> None:
     data = serialized.to_bytes()
     assert len(data) == serialized.size_bytes
     target = bytearray(serialized.size_bytes)
-    serialized.write_into(memoryview(target))
+    for offset, buffer in serialized.parts():
+        target[offset : offset + len(buffer)] = buffer
+    assert len(target) == serialized.size_bytes
     assert bytes(target) == data
     ends = 0
     for offset, buffer in serialized.parts():

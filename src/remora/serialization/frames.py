@@ -63,11 +63,6 @@ class Serialized(msgspec.Struct, frozen=True):
             return [(0, self.data)]
         return self.pieces
 
-    def write_into(self, target: memoryview) -> None:
-        """Copies the value into *target*, a writable memoryview of bytes with at least ``size_bytes``."""
-        for offset, buffer in self.parts():
-            target[offset : offset + len(buffer)] = buffer
-
     def to_bytes(self) -> bytes:
         """The value in one piece, to travel inside a message."""
         if self.data is not None:
