@@ -11,9 +11,11 @@ A story names its nodes and processes, then says what each does, in an order tha
     W return t1
 
 The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``call WORKER TASK [REFS] ->
-RESULT``, ``return TASK [REFS]``, ``return TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``,
-``get REF``, ``get REF in TASK``, ``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value
-is known here), ``closed TASK``. ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults.
+RESULT`` (nested refs), ``call WORKER TASK values [REFS] -> RESULT`` (at top level), ``return TASK [REFS]``, ``return
+TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``, ``get REF``, ``get REF in TASK``, ``drop REF``;
+and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is known here), ``closed TASK``. Lines of nobody:
+``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall FROM TO`` stop
+and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
 
 Told *in order*, the first step that can be done is done, else the oldest message is delivered. Told *shuffled*, from a
 seed, the processes go their own ways and messages take any time. Either ends with every task ended, every ref
@@ -36,6 +38,8 @@ from remora.testing.counting_checker import Checker
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_world import Layout, Violation, World
 
+FAULTS = ("kill", "cut")
+TIMING = ("stall", "unstall", "settle", "wait")
 Step = list[str]
 MakeWorld = Callable[..., World]
 
@@ -65,7 +69,7 @@ class Story:
                 for part in line.removeprefix("nodes").split("|"):
                     node, processes = part.split(":")
                     layout[node.strip()] = processes.split()
-            elif words[0] in ("kill", "cut"):
+            elif words[0] in FAULTS + TIMING:
                 steps.append(("", words))
             else:
                 steps.append((words[0], words[1:]))
@@ -87,6 +91,7 @@ class Telling:
         self.checker = Checker(self.world)
         self.ids: dict[str, ObjectId] = {}
         self.tasks: dict[str, tuple[ProcessId, int]] = {}
+        self.stalled: set[tuple[bytes, bytes]] = set()
 
     def tell_in_order(self) -> None:
         """
@@ -102,9 +107,10 @@ class Telling:
                 raise Violation(f"nothing moves any more, and {left[0][0]} cannot {' '.join(left[0][1])}")
             else:
                 self._deliver_oldest()
+        self.stalled.clear()
         self._deliver_all()
         self.world.log.append("--- everything ends")
-        while self._finish():
+        while self._finish() or not self._is_still():
             self._deliver_all()
         self.checker.check_quiet()
 
@@ -117,7 +123,8 @@ class Telling:
         rng = random.Random(seed)
         left: dict[str, list[Step]] = {}
         for who, step in self.story.steps:
-            left.setdefault(who, []).append(step)
+            if step[0] not in TIMING:
+                left.setdefault(who, []).append(step)
         self._schedule(rng, left, rng.randrange(2 * len(self.story.steps)) if fault else -1, fault)
         while self._finish() or self.world.channels:
             while self.world.channels:
@@ -204,18 +211,36 @@ class Telling:
         return arrived and key not in client.running and key not in client.refs._tasks
 
     def _do(self, who: str, step: Step) -> None:
-        if not who:
+        if not who and step[0] in TIMING:
+            self._timing(step)
+        elif not who:
             self._fault(step)
         elif step[0] not in ("quiet", "has", "closed"):
             client = self.world.client(who)
             self.world.act(client.process, " ".join(step), lambda c: self._step(c, step[0], step[1:]))
+
+    def _timing(self, step: Step) -> None:
+        if step[0] == "settle":
+            self._deliver_all()
+            return
+        if step[0] == "wait":
+            self.world.pass_time(float(step[1]))
+            return
+        sender, to = (
+            next(object_id for object_id, name in self.world.names.items() if name == word) for word in step[1:]
+        )
+        self.world.log.append(" ".join(step))
+        if step[0] == "stall":
+            self.stalled.add((sender, to))
+        else:
+            self.stalled.discard((sender, to))
 
     def _fault(self, step: Step) -> None:
         if step[0] == "cut":
             self.world.cut(self.world.node(step[1]), self.world.node(step[2]))
         elif step[1] == "node":
             self.world.kill_node(self.world.node(step[2]))
-        else:
+        elif self.world.client(step[1]).alive:
             self.world.kill(self.world.client(step[1]).process)
 
     def _step(self, client: SimulatedClient, kind: str, words: list[str]) -> None:
@@ -224,7 +249,9 @@ class Telling:
             case "put" | "store":
                 self._name(words[0], client.new(refs, large=kind == "store"))
             case "call":
-                call, result = client.submit(self.world.client(words[0]).process, refs)
+                worker = self.world.client(words[0]).process
+                nested, top_level = ([], refs) if "values" in words else (refs, [])
+                call, result = client.submit(worker, nested, top_level)
                 self.tasks[words[1]] = (client.process, call)
                 self._name(words[-1], result)
             case "return":
@@ -250,23 +277,28 @@ class Telling:
     # Time
 
     def _first_able(self, left: list[tuple[str, Step]]) -> int | None:
-        """The first step that can be done now; each process keeps its order, a fault that of all."""
+        """The first step that can be done now; each process keeps its order, a line of nobody that of all."""
         waiting: set[str] = set()
         for index, (who, step) in enumerate(left):
-            if who not in waiting and (who or not index) and self._can(who, step):
+            if not who:
+                return None if waiting else index
+            if who not in waiting and self._can(who, step):
                 return index
             waiting.add(who)
         return None
 
     def _is_still(self) -> bool:
-        return not self.world.channels and not any(client.deaths for client in self.world.living_clients())
+        return not self._moving() and not any(client.deaths for client in self.world.living_clients())
+
+    def _moving(self) -> bool:
+        return any(channel not in self.stalled for channel in self.world.channels)
 
     def _deliver_oldest(self) -> None:
         for client in self.world.living_clients():
             if client.deaths:
                 self.world.tell_deaths(client.process)
-        if self.world.channels:
-            self.world.deliver(self.world.oldest())
+        if self._moving():
+            self.world.deliver(self.world.oldest(self.stalled))
 
     def _deliver_all(self) -> None:
         while not self._is_still():

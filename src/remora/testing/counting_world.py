@@ -7,7 +7,7 @@ one channel, let a program do something, tell deaths of refs, let time pass, kil
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -100,9 +100,10 @@ class World(Network):
         self._locations += 1
         return Location(node, self._locations, 1)
 
-    def oldest(self) -> tuple[bytes, bytes]:
-        """The channel whose first message was sent first."""
-        return min(self.channels, key=lambda channel: self.channels[channel][0][0])
+    def oldest(self, stalled: Collection[tuple[bytes, bytes]] = ()) -> tuple[bytes, bytes]:
+        """The channel, of those not stalled, whose first message was sent first."""
+        moving = [channel for channel in self.channels if channel not in stalled]
+        return min(moving, key=lambda channel: self.channels[channel][0][0])
 
     def deliver(self, channel: tuple[bytes, bytes]) -> None:
         """Hand over the first message of the channel, and all that its receiver's machine then wants."""

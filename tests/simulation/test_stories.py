@@ -1,0 +1,30 @@
+"""Stories about counting, told in order against their expected outcome, and shuffled from seeds.
+
+After a wanted change: ``python -m remora.testing.simulation --write-stories tests/simulation/stories``, then read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from remora.testing.counting_stories import Story, Telling
+
+PATHS = sorted((Path(__file__).parent / "stories").glob("*.txt"))
+SEEDS = {"": 15, "kill": 15, "cut": 6}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_story_told_in_order_ends_as_expected(path: Path) -> None:
+    telling = Telling(Story.read(path))
+    telling.tell_in_order()
+    assert telling.text == path.with_suffix(".expected").read_text()
+
+
+@pytest.mark.parametrize("fault", SEEDS)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_story_ends_well_in_any_order_with_a_fault_at_any_step(path: Path, fault: str) -> None:
+    story = Story.read(path)
+    for seed in range(SEEDS[fault]):
+        Telling(story).tell_shuffled(seed, fault)
