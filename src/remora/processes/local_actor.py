@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from remora.base.builtin_methods import find_method
@@ -175,7 +176,8 @@ class AsyncActor(LocalActor):
         if self.death is not None:
             self.outcomes.refused(call, self.death)
             return
-        call.future = asyncio.run_coroutine_threadsafe(self._run_async(call), self._loop)
+        # A context of its own, as in another process; also, finished tasks keep theirs, and all that is in it.
+        call.future = Context().run(asyncio.run_coroutine_threadsafe, self._run_async(call), self._loop)
 
     def end(self, reason: str, *, never_started: bool = False) -> None:
         super().end(reason, never_started=never_started)
@@ -185,14 +187,18 @@ class AsyncActor(LocalActor):
         async def make() -> Any:
             return LocalActor._make_instance(self)
 
-        return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
+        return Context().run(asyncio.run_coroutine_threadsafe, make(), self._loop).result()
 
     async def _run_async(self, call: LocalCall) -> None:
         try:
             await self._arguments_of(call)
             async with self._limits[call.concurrency_group]:
-                if not has_failed_argument(call, self.outcomes):
-                    await self._run_method(call)
+                token = running.set(call)
+                try:
+                    if not has_failed_argument(call, self.outcomes):
+                        await self._run_method(call)
+                finally:
+                    running.reset(token)
         except asyncio.CancelledError:
             self.outcomes.cancelled(call)
         except ActorExit:
@@ -208,7 +214,6 @@ class AsyncActor(LocalActor):
 
     async def _run_method(self, call: LocalCall) -> None:
         args, kwargs = call.values()
-        running.set(call)
         while True:
             try:
                 result = call.function(*args, **kwargs)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remora.base.errors import RemoraError, TaskCancelledError
+from remora.base.errors import RemoraError, TaskCancelledError, WorkerCrashedError
 from remora.base.object_ref import FAILED, FIRST_FINISHED, IMMEDIATE, PENDING, ObjectRef
 from remora.base.options import RetryExceptions, is_retried
 from remora.serialization import deserialize_error, serialize_error, serialize_system_error
@@ -117,8 +117,20 @@ class Outcomes:
 
     def raised(self, call: LocalCall, error: BaseException) -> None:
         """The user's function raised."""
+        if isinstance(error, SystemExit):
+            self._exited(call, error)
+            return
         is_actor = call.actor is not None
         self.failed(call, serialize_error(error, function_name=call.function_name, pid=os.getpid(), is_actor=is_actor))
+
+    def _exited(self, call: LocalCall, error: SystemExit) -> None:
+        """Elsewhere it would have ended the worker, and an actor with it."""
+        message = (
+            f"{call.function_name} called sys.exit({error.code!r}), which ends a worker: return, or raise an exception"
+        )
+        self.refused(call, WorkerCrashedError(message))
+        if call.actor is not None:
+            call.actor.end("It called sys.exit")
 
     def refused(self, call: LocalCall, error: RemoraError) -> None:
         """The call will not have a result."""

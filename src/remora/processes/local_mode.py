@@ -200,7 +200,7 @@ class LocalRuntime:
 
     def list_named_actors(self, all_namespaces: bool) -> list[tuple[str, str]]:
         with self._naming:
-            living = [key for key in self._named if self._find(key)]
+            living = [key for key in tuple(self._named) if self._find(key)]
         return sorted(key for key in living if all_namespaces or key[0] == self._namespace)
 
     def current_actor(self) -> ActorFound | None:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from remora.api.actors import ActorHandle
 from remora.api.objects import get, wait
-from remora.base.errors import GetTimeoutError
+from remora.base.errors import ActorDiedError, GetTimeoutError
 from remora.base.object_ref import ObjectRef
 
 V = TypeVar("V")
@@ -141,22 +141,35 @@ class ActorPool(Generic[V]):
         if not self.has_next():
             raise StopIteration("the pool has no more results")
         if not self._running:
-            raise RuntimeError(f"the pool has no actors, and {len(self._waiting)} calls wait for one: push one")
+            raise RuntimeError(f"the pool has no living actors, and {len(self._waiting)} calls wait for one: push one")
 
     def _take(self, ref: ObjectRef[Any], is_ready: bool, timeout: float | None) -> Any:
-        self._free_actor_of(ref)
+        actor = self._forget(ref)
         if not is_ready:
+            self._give_back(actor)
             raise GetTimeoutError(f"the result was not there within {timeout} s and was given up", timeout_s=timeout)
-        return get(ref)
+        try:
+            value = get(ref)
+        except ActorDiedError:
+            self._start_waiting()  # not given back: a dead actor would fail every call that it is given
+            raise
+        except BaseException:
+            self._give_back(actor)
+            raise
+        self._give_back(actor)
+        return value
 
-    def _free_actor_of(self, ref: ObjectRef[Any]) -> None:
+    def _forget(self, ref: ObjectRef[Any]) -> ActorHandle[Any]:
         number, actor = self._running.pop(ref)
         del self._by_number[number]
-        self._give_back(actor)
+        return actor
 
     def _give_back(self, actor: ActorHandle[Any]) -> None:
         self._idle.append(actor)
-        if self._waiting:
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        if self._waiting and self._idle:
             self.submit(*self._waiting.popleft())
 
     def _skip_returned(self) -> None:
@@ -167,7 +180,7 @@ class ActorPool(Generic[V]):
     def _drop_results(self) -> None:
         while self._running:
             ready, _ = wait(list(self._running))
-            self._free_actor_of(ready[0])
+            self._give_back(self._forget(ready[0]))
 
     def _results(self, next_result: Callable[[], Any]) -> Iterator[Any]:
         while self.has_next():
