@@ -187,27 +187,28 @@ class SimulatedClient:
         inside = list(contents)
         for object_id in inside:
             self.escape(object_id)
-        self.acquire(inside)
-        self.let_go(running.variables)
-        self.tell_deaths()
         result = make_object_id(submitter, call)
         location = self.network.new_location(self.node) if large else None
         value = Value(STORED if large else INLINE, b"", location, list(inside))
         if running.orphaned:
-            self._end_orphan(key, result, value, running.told)
-        else:
-            closed = True
-            if running.told or inside or location:
-                stored = {result: location} if location else None
-                closed = self.refs.task_ended(submitter, call, inside, stored)
-            self.network.send(self.process, submitter, Reply(call, [value], closed))
-        self.let_go(inside)
+            self._end_orphan(key, result, value, running)
+            return
+        if inside:
+            self.refs.result_packed(submitter, call, inside)
+        self.let_go(running.variables)
+        self.tell_deaths()
+        closed = True
+        if running.told or inside or location:
+            closed = self.refs.task_ended(submitter, call, {result: location} if location else None)
+        self.network.send(self.process, submitter, Reply(call, [value], closed))
 
-    def _end_orphan(self, key: tuple[ProcessId, int], result: ObjectId, value: Value, told: bool) -> None:
+    def _end_orphan(self, key: tuple[ProcessId, int], result: ObjectId, value: Value, running: RunningCall) -> None:
         """The submitter is dead: its home may want the result for others."""
         if node_of(result) == self.node:
             self.refs.resolve(result, value)
-        if told:
+        self.let_go(running.variables)
+        self.tell_deaths()
+        if running.told:
             self.refs.task_ended(*key)
 
     def give_item(self, key: tuple[ProcessId, int], contents: Iterable[ObjectId] = ()) -> None:
@@ -218,7 +219,7 @@ class SimulatedClient:
             self.escape(object_id)
         running.items += 1
         if inside:
-            self.refs.item_sent(key[0], key[1], running.items, inside)
+            self.refs.item_packed(key[0], key[1], running.items, inside)
         self.network.send(self.process, key[0], Item(key[1], running.items, Value(INLINE, contents=list(inside))))
 
     def keep(self, key: tuple[ProcessId, int], object_id: ObjectId) -> None:

@@ -55,13 +55,15 @@ class Story:
 
     @classmethod
     def read(cls, path: Path) -> Story:
-        """
-        Raises:
-            ValueError: a line is not a step.
-        """
+        """The story in a file."""
+        return cls.parse(path.stem, path.read_text())
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Story:
+        """The story in a text. Lines that start with ``#`` are for the reader."""
         layout: Layout = {}
         steps: list[tuple[str, Step]] = []
-        for line in path.read_text().splitlines():
+        for line in text.splitlines():
             words = re.findall(r"\[[^\]]*\]|[^\s\[\]]+", line)
             if not words or line.startswith("#"):
                 continue
@@ -73,7 +75,7 @@ class Story:
                 steps.append(("", words))
             else:
                 steps.append((words[0], words[1:]))
-        return cls(path.stem, layout, steps)
+        return cls(name, layout, steps)
 
 
 class Telling:

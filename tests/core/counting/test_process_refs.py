@@ -295,18 +295,26 @@ def test_answers_that_nobody_awaits_are_refused(refs: ProcessRefs, ids: list[Obj
 
 def test_a_fresh_ref_in_a_result_is_kept_until_the_reply_is_acknowledged(refs: ProcessRefs) -> None:
     refs.publish(mine(1), value_with())
-    assert refs.task_ended(PEER, 7, [mine(1)]) is True
+    refs.result_packed(PEER, 7, [mine(1)])
     refs.died([mine(1)])
+    assert refs.task_ended(PEER, 7) is True
     assert sent(refs) == to_daemon(Publish(mine(1), value_with()))
     assert not refs.is_quiet
     refs.reply_acked(PEER, 7)
     assert sent(refs) == to_daemon(Release([mine(1)]))
 
 
+def test_a_result_cannot_carry_a_ref_that_is_dead_here(refs: ProcessRefs) -> None:
+    with pytest.raises(CountingError, match="no ref lives here"):
+        refs.result_packed(PEER, 7, [A])
+    assert refs.is_quiet
+
+
 def test_a_ref_of_the_arguments_that_is_returned_is_not_kept(refs: ProcessRefs) -> None:
     start_task(refs, A)
+    refs.result_packed(PEER, 7, [A])
     refs.died([A])
-    assert refs.task_ended(PEER, 7, [A]) is True
+    assert refs.task_ended(PEER, 7) is True
     assert sent(refs) == []
     assert refs.is_quiet
 
@@ -396,7 +404,7 @@ def test_items_are_acknowledged_one_by_one(refs: ProcessRefs) -> None:
 
 def test_a_yielded_ref_is_kept_until_its_item_is_acknowledged(refs: ProcessRefs) -> None:
     refs.publish(mine(1), value_with())
-    refs.item_sent(PEER, 7, 0, [mine(1)])
+    refs.item_packed(PEER, 7, 0, [mine(1)])
     refs.died([mine(1)])
     sent(refs)
     refs.item_acked(PEER, 7, 0)
@@ -449,8 +457,9 @@ def test_the_refs_of_a_dead_workers_reply_are_registered_without_an_acknowledgem
 
 def test_the_death_of_a_submitter_drops_what_waited_for_its_acknowledgement(refs: ProcessRefs) -> None:
     refs.publish(mine(1), value_with())
-    refs.task_ended(AFAR, 7, [mine(1)])
+    refs.result_packed(AFAR, 7, [mine(1)])
     refs.died([mine(1)])
+    refs.task_ended(AFAR, 7)
     sent(refs)
     refs.peer_died(AFAR)
     assert sent(refs) == to_daemon(Release([mine(1)]))
@@ -459,7 +468,8 @@ def test_the_death_of_a_submitter_drops_what_waited_for_its_acknowledgement(refs
 def test_a_task_of_a_dead_submitter_registers_what_it_keeps_and_tells_nobody(refs: ProcessRefs) -> None:
     start_task(refs, A, submitter=AFAR)
     refs.peer_died(AFAR)
-    refs.task_ended(AFAR, 7, [A])
+    refs.result_packed(AFAR, 7, [X])
+    refs.task_ended(AFAR, 7)
     refs.acknowledged([A], ok=True)
     assert sent(refs) == to_daemon(Register([A]))
     assert refs.is_quiet
@@ -492,7 +502,8 @@ def test_an_actor_that_lends_its_handle_in_a_call_holds_itself_until_the_call_is
 
 
 def test_an_actor_that_returns_its_handle_holds_itself_until_the_acknowledgement(actor: ProcessRefs) -> None:
-    assert actor.task_ended(PEER, 7, [A]) is False
+    actor.result_packed(PEER, 7, [A])
+    assert actor.task_ended(PEER, 7) is False
     actor.acknowledged([A], ok=True)
     assert sent(actor) == [(DAEMON, Register([A])), (PEER, Close(7))]
     actor.reply_acked(PEER, 7)

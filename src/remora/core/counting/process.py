@@ -16,9 +16,9 @@ a published container was unpickled    ``unpacked``, while a ref to it lives
 a call was sent                        ``submitted``; hold what the arguments contain until ``LetGo``
 its reply, item, close arrived         ``reply_received``, ``item_received``, ``close_received``, ``handed_back``
 a task arrived                         ``task_received``, before anything of it is unpickled
-its user code ended                    publish what the result contains, let go of variables, frames and tracebacks,
-                                       tell the deaths, then ``task_ended``; its answer goes into ``Reply.closed``.
-                                       Refs in the result must live until it returns, no longer
+its user code ended                    publish what the result contains; ``result_packed`` while its refs live; let go
+                                       of the result, variables, frames and tracebacks; tell the deaths; then
+                                       ``task_ended``, whose answer goes into ``Reply.closed``
 ``ReplyAck``, ``ItemAck`` arrived      ``reply_acked``, ``item_acked``
 a peer's socket was read to the end    ``peer_died``
 the daemon wrote                       ``acknowledged``, ``publish_acknowledged``, ``pinged``
@@ -60,9 +60,9 @@ class Unacknowledged:
 
     __slots__ = ("copies", "ids")
 
-    def __init__(self, ids: tuple[ObjectId, ...], copies: tuple[ObjectId, ...]) -> None:
+    def __init__(self, ids: tuple[ObjectId, ...]) -> None:
         self.ids = ids
-        self.copies = copies
+        self.copies: tuple[ObjectId, ...] = ()
 
 
 class ProcessRefs(SubmittedCalls):
@@ -98,32 +98,35 @@ class ProcessRefs(SubmittedCalls):
         for object_id in dict.fromkeys(ids):
             self._ref(object_id).cover(task)
 
-    def task_ended(
-        self,
-        submitter: ProcessId,
-        call: int,
-        contents: Iterable[ObjectId] = (),
-        stored: Mapping[ObjectId, Location] | None = None,
-    ) -> bool:
-        """User code of the task ended and its variables are gone; a reply with *contents* in it may be sent.
+    def result_packed(self, submitter: ProcessId, call: int, contents: Iterable[ObjectId]) -> None:
+        """The result was serialized with these refs in it, which live here and are published.
 
-        The caller holds refs to *contents*, for the time of this call.
+        From here on the machine keeps them for the submitter; the caller may let go of its refs to them, and must
+        before ``task_ended``: whatever lives then was kept. Nothing to do when the submitter is dead.
 
-        *stored* are the returns that were written to the arena. Not for tasks whose submitter is dead: their
-        results are offered with ``resolve``, then this is called without contents.
+        Raises:
+            CountingError: no ref to one of *contents* lives here, or it was never published.
+        """
+        self._keep_until_acknowledged((submitter, call, WHOLE_REPLY), contents)
+        self._run_agenda()
+
+    def task_ended(self, submitter: ProcessId, call: int, stored: Mapping[ObjectId, Location] | None = None) -> bool:
+        """User code of the task ended, its variables are gone and their deaths are told; now the reply is sent.
+
+        *stored* are the returns that were written to the arena. When the submitter is dead there is no reply: offer
+        the results with ``resolve`` before.
 
         Returns:
             The reply's ``closed``. When false, ``Close`` follows in the outbox.
 
         Raises:
-            CountingError: it has ended before, or no ref to one of *contents* lives here.
+            CountingError: it has ended before.
         """
         task = self._tasks.get((submitter, call)) or RunningTask(submitter, call, ())
         if task.ending:
             raise CountingError(f"{task!r} ended twice")
         if not task.orphaned:
-            copies = self._store(submitter, stored or {})
-            self._keep_until_acknowledged((submitter, call, WHOLE_REPLY), contents, task, copies)
+            self._store(submitter, call, stored or {})
         if self.own_actor_is_lent:
             self._ref(self._own_actor or ObjectId(b"")).cover(task)
         task.ending = True
@@ -151,11 +154,13 @@ class ProcessRefs(SubmittedCalls):
         del self._tasks[submitter, call]
         self._close(task)
 
-    def item_sent(self, submitter: ProcessId, call: int, item: int, contents: Iterable[ObjectId]) -> None:
-        """A generator item with refs in it is about to be sent."""
-        task = self._tasks.get((submitter, call)) or RunningTask(submitter, call, ())
-        if not task.orphaned:
-            self._keep_until_acknowledged((submitter, call, item), contents, task, ())
+    def item_packed(self, submitter: ProcessId, call: int, item: int, contents: Iterable[ObjectId]) -> None:
+        """A generator item with refs in it, which live here and are published, is about to be sent.
+
+        Raises:
+            CountingError: as for ``result_packed``.
+        """
+        self._keep_until_acknowledged((submitter, call, item), contents)
         self._run_agenda()
 
     def reply_acked(self, submitter: ProcessId, call: int) -> None:
@@ -196,27 +201,25 @@ class ProcessRefs(SubmittedCalls):
             if not carrier.orphaned:
                 self.outbox.append(Send(carrier.submitter, Close(carrier.call)))
 
-    def _store(self, submitter: ProcessId, stored: Mapping[ObjectId, Location]) -> tuple[ObjectId, ...]:
-        """Tell where results were written. Returns those that this process keeps until the reply is acknowledged."""
+    def _store(self, submitter: ProcessId, call: int, stored: Mapping[ObjectId, Location]) -> None:
+        """Tell where results were written. One for another node is kept here until the reply is acknowledged."""
         same_node = node_of(submitter) == node_of(self.process)
         for object_id, location in stored.items():
             self.outbox.append(Send(DAEMON, Store(object_id, location, submitter if same_node else b"")))
-        return () if same_node else tuple(stored)
+        if stored and not same_node:
+            key = (submitter, call, WHOLE_REPLY)
+            self._unacknowledged.setdefault(key, Unacknowledged(())).copies = tuple(stored)
 
-    def _keep_until_acknowledged(
-        self,
-        key: tuple[ProcessId, int, int],
-        contents: Iterable[ObjectId],
-        task: RunningTask,
-        copies: tuple[ObjectId, ...],
-    ) -> None:
+    def _keep_until_acknowledged(self, key: tuple[ProcessId, int, int], contents: Iterable[ObjectId]) -> None:
+        """Keep what the submitter does not keep itself: the ids that came in the task, it does."""
+        task = self._tasks.get(key[:2]) or RunningTask(*key[:2], ())
         kept = tuple(object_id for object_id in dict.fromkeys(contents) if object_id not in task.listed)
-        if not kept and not copies:
+        if not kept or task.orphaned:
             return
         for object_id in kept:
             if object_id != self._own_actor and (object_id not in self._refs or not self._refs[object_id].is_grounded):
                 raise CountingError(f"a result has {short(object_id)} in it, of which no ref lives here any more")
-        self._unacknowledged[key] = Unacknowledged(kept, copies)
+        self._unacknowledged[key] = Unacknowledged(kept)
         for object_id in kept:
             self._hold(self._ref(object_id))
         if self._own_actor in kept:
