@@ -220,6 +220,7 @@ class ArenaWriter:
     def blocks_freed(self, message: BlocksFreed) -> None:
         """The daemon freed objects that were cut here; those of extents that were given up are the daemon's."""
         for offset in message.offsets:
+            self._unpublished.pop(offset, None)  # when somebody else published it, as for the result of a task
             extent = self._extent_with(offset)
             if extent is not None:
                 extent.give_back(offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,14 @@ class ArenaReader:
     def pin_count(self) -> int:
         """How many pins there are."""
         return len(self._pins)
+
+    def close(self) -> None:
+        """Stop reading. Views that are still there stay readable, and the mapping with them."""
+        if self._read_only_fd >= 0:
+            os.close(self._read_only_fd)
+            self._read_only_fd = -1
+        if not self._pins:
+            self._mapping.close()
 
     def _check(self, offset: int, size_bytes: int) -> None:
         if offset < 0 or size_bytes < 0 or offset + size_bytes > self._memory.size_bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MIN_KEPT_BACK_BYTES = 256 << 20
-KEPT_BACK_SHARE = 0.03
+KEPT_BACK_PERCENT = 3
 UNLIMITED_FROM_BYTES = 1 << 60
 """Version 1 says "no limit" with a number near 2**63."""
 
@@ -78,7 +78,7 @@ class MemoryLimits:
 
 
 def _kept_back(total_bytes: int) -> int:
-    return max(MIN_KEPT_BACK_BYTES, int(total_bytes * KEPT_BACK_SHARE))
+    return max(MIN_KEPT_BACK_BYTES, total_bytes * KEPT_BACK_PERCENT // 100)
 
 
 def _memory_cgroups(process: Path) -> Iterator[tuple[Path, _Files]]:
@@ -130,7 +130,7 @@ def _unescape(field: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return [line for line in path.read_text().splitlines() if line]
     except FileNotFoundError:
         return []
 

@@ -53,10 +53,13 @@ class StoreArray:
         """A writable array over the pages, from *at* bytes after the object's start. Its contents are arbitrary.
 
         Raises:
-            ValueError: it is sealed, or the array does not fit, or its type holds Python objects.
+            ValueError: it is sealed, or the type holds Python objects, which only this process could follow.
+            TypeError: the array does not fit.
         """
         if self._carrier is None:
             raise ValueError("the array is sealed")
+        if np.dtype(dtype).hasobject:
+            raise ValueError(f"an array of {np.dtype(dtype)} holds Python objects and cannot lie in the store: put it")
         array = np.ndarray(shape, dtype, memoryview(self._carrier), at, order="F" if order == "F" else "C")
         self._arrays.append(weakref.ref(array))
         return array
