@@ -11,6 +11,7 @@ import remora
 from remora.api import init as life
 from remora.base import runtime
 from remora.exceptions import ActorHandleNotFoundError
+from remora.system import interrupts
 
 pytestmark = pytest.mark.usefixtures("no_session")
 
@@ -97,6 +98,37 @@ def test_many_threads_start_one_session(monkeypatch: pytest.MonkeyPatch) -> None
     for thread in threads:
         thread.join()
     assert len(started) == 1
+
+
+def test_shutdown_in_a_worker_leaves_its_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    remora.init(local_mode=True)
+    worker = runtime.current
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "shutdown", lambda: None)
+        remora.shutdown()
+    assert runtime.current is worker
+
+
+def test_what_a_signal_handler_kept_back_is_raised_when_the_call_ends() -> None:
+    remora.init(local_mode=True)
+    ref = remora.put(1)
+    for call in (lambda: remora.get(ref), lambda: remora.put(2), lambda: remora.wait([ref])):
+        interrupts.pending.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        assert not interrupts.pending
+
+
+def test_another_thread_than_the_main_one_raises_nothing_for_it() -> None:
+    remora.init(local_mode=True)
+    interrupts.pending.append(KeyboardInterrupt())
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(remora.put(1)))
+    thread.start()
+    thread.join()
+    with pytest.raises(KeyboardInterrupt):
+        remora.put(2)
+    assert len(found) == 1
 
 
 def test_handles_and_refs_of_an_ended_session_say_so() -> None:

@@ -81,6 +81,13 @@ def test_get_with_timeout_zero_means_now() -> None:
     assert remora.get(ref, timeout=0) == "open"
 
 
+@pytest.mark.parametrize("timeout", [1, 1.5, float("inf"), 1e300, np.float32(2), np.int64(3)], ids=repr)
+def test_a_timeout_is_any_number(timeout: Any) -> None:
+    ref = echo.remote(1)
+    assert remora.get(ref, timeout=timeout) == 1
+    assert remora.wait([ref], num_returns=np.int64(1), timeout=timeout) == ([ref], [])
+
+
 def test_wait_gives_ready_and_others_in_the_order_given() -> None:
     gate = Gate.remote()
     late = [gate.wait.remote() for _ in range(2)]

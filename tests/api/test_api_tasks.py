@@ -185,7 +185,7 @@ def test_sys_exit_in_a_task_is_an_error_and_not_the_end_of_the_program() -> None
     def leave() -> None:
         raise SystemExit(3)
 
-    with pytest.raises(WorkerCrashedError, match="sys.exit"):
+    with pytest.raises(WorkerCrashedError, match=r"sys\.exit"):
         remora.get(leave.remote())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import remora
-from remora.exceptions import ActorDiedError, TaskCancelledError
+from remora.exceptions import ActorDiedError, PendingCallsLimitExceeded, TaskCancelledError
 
 
 @pytest.fixture(autouse=True)
@@ -202,3 +202,18 @@ def test_an_unknown_concurrency_group_is_refused() -> None:
     assert remora.get(grouped.read.remote()) == "read"
     with pytest.raises(ValueError, match="'net'"):
         grouped.fetch.remote()
+
+
+def test_a_call_beyond_the_limit_of_unfinished_ones_is_refused() -> None:
+    @remora.remote(max_pending_calls=2)
+    class Async:
+        async def sleep(self) -> None:
+            await asyncio.Event().wait()
+
+    actor = Async.remote()
+    waiting = [actor.sleep.remote() for _ in range(2)]
+    with pytest.raises(PendingCallsLimitExceeded, match="2 unfinished calls"):
+        actor.sleep.remote()
+    remora.cancel(waiting[0])
+    actor.sleep.remote()
+    remora.kill(actor)

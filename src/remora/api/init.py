@@ -132,7 +132,7 @@ def init(
 
 
 def shutdown() -> None:
-    """End the session: its processes, its objects and its actors. Without a session nothing happens.
+    """End the session: its processes, its objects and its actors. Without a session, or in a task, nothing happens.
 
     Example:
         >>> remora.shutdown()
@@ -140,9 +140,13 @@ def shutdown() -> None:
         False
     """
     with _lock:
-        session, runtime.current = runtime.current, None
+        session = runtime.current
         if session is not None:
-            session.shutdown()
+            try:
+                session.shutdown()
+            finally:
+                if not session.is_connected:  # a worker's session goes on: it is its driver's to end
+                    runtime.current = None
     if pending:
         raise_deferred()
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FOR_EVER_S = 1e9
+"""A timeout from here on, 30 years, is none: system calls refuse such numbers."""
+
 
 def put(value: T, *, _owner: ActorHandle[Any] | None = None) -> ObjectRef[T]:
     """Put a value into the object store.
@@ -85,7 +88,7 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
         if type(refs) is ObjectRef and timeout is None and not copy:
             return session.get_one(refs, None)
         if timeout is not None:
-            _check_timeout("get", timeout)
+            timeout = _seconds("get", timeout)
         if type(refs) is ObjectRef:
             return session.get_one(refs, timeout, copy)
         if not isinstance(refs, (list, tuple)):
@@ -126,7 +129,7 @@ def wait(
         _refuse_wait(refs)
     _check_num_returns(num_returns, refs)
     if timeout is not None:
-        _check_timeout("wait", timeout)
+        timeout = _seconds("wait", timeout)
     session = runtime.current
     if session is None:
         session = connect_or_init()
@@ -217,15 +220,18 @@ def _actor_of(handle: object, name: str) -> RemoteActor:
     return handle._remora_actor
 
 
-def _check_timeout(function: str, timeout: object) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+def _seconds(function: str, timeout: Any) -> float | None:
+    """The timeout to give to a runtime; what is as good as for ever becomes None."""
+    if isinstance(timeout, (bool, str)) or not hasattr(timeout, "__float__"):
         raise TypeError(f"{function}(timeout={timeout!r}): it must be a number of seconds, or None to wait for ever")
-    if timeout < 0 or math.isnan(timeout):
+    seconds = float(timeout)
+    if seconds < 0 or math.isnan(seconds):
         raise ValueError(f"{function}(timeout={timeout!r}): it must be 0 (look and return at once), more, or None")
+    return seconds if seconds < FOR_EVER_S else None
 
 
-def _check_num_returns(num_returns: object, refs: Sequence[object]) -> None:
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+def _check_num_returns(num_returns: Any, refs: Sequence[object]) -> None:
+    if isinstance(num_returns, bool) or not hasattr(num_returns, "__index__"):
         raise TypeError(f"wait(num_returns={num_returns!r}): it must be a whole number")
     if num_returns <= 0:
         raise ValueError(f"wait(num_returns={num_returns}): it must be at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 import warnings
@@ -22,12 +23,13 @@ def integer(minimum: int, maximum: int | None = None) -> Check:
     """A whole number from *minimum* to *maximum*; a bool is not one."""
 
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be a whole number, not {value!r} ({type(value).__name__})")
+        value = operator.index(value)
         if value < minimum or (maximum is not None and value > maximum):
             bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
             raise ValueError(f"{name}={value}: it must be {bounds}")
-        return value
+        return int(value)
 
     return check
 

@@ -27,6 +27,7 @@ class ActorPlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     namespace: str
     max_restarts: int
     max_task_retries: int
+    max_pending_calls: int
     resources: dict[str, float]
     limits: dict[str, int]
 
@@ -54,6 +55,7 @@ def plan_of(
         namespace=namespace,
         max_restarts=options.max_restarts,
         max_task_retries=options.max_task_retries,
+        max_pending_calls=options.max_pending_calls,
         resources=options.resources.to_floats(),
         limits={"": options.max_concurrency or default_limit, **options.concurrency_groups},
     )

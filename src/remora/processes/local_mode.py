@@ -1,15 +1,13 @@
 """Local mode: a runtime without other processes, in which ``breakpoint()`` and a debugger work.
 
 A call runs inside ``.remote()``, in the caller's thread; its error waits in the ref until ``get``. Nothing is copied
-and nothing is limited: values are the caller's own objects, also arrays, and resources are only counted. What a
+and nothing is limited: values are the caller's own objects, also arrays, and resources bind nobody. What a
 program can see of tasks, actors, names and errors is otherwise as in a session with workers.
 """
 
 from __future__ import annotations
 
 import copy as copying
-import os
-import platform
 import threading
 import weakref
 from collections.abc import Generator
@@ -17,44 +15,38 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base import runtime as runtimes
-from remora.base.errors import ActorAlreadyExistsError, ActorHandleNotFoundError, GetTimeoutError
-from remora.base.ids import make_object_id, make_process_id, short
+from remora.base.errors import (
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    GetTimeoutError,
+    PendingCallsLimitExceeded,
+)
+from remora.base.ids import make_object_id, short
 from remora.base.object_ref import FIRST_FINISHED, IMMEDIATE, ObjectRef, hooks
 from remora.base.options import ActorOptions, InitOptions, MethodOptions, TaskOptions
-from remora.base.resources import Resources
 from remora.base.runtime import (
     Actor,
     ActorFound,
     Class,
-    ContextInformation,
     Function,
     Method,
-    NodeInformation,
     Refs,
 )
 from remora.processes.local_actor import LocalActor, make_actor
 from remora.processes.local_actor_plan import plan_of
 from remora.processes.local_calls import ActorExit, LocalCall, Outcomes, run_call, running, value_of, when_ready
-from remora.system.cpu_count import available_cpus
+from remora.processes.local_session import PROCESS, LocalSession
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike
 
-PROCESS = make_process_id(1, 1)
-NODE_ID = PROCESS[:4].hex()
-JOB_ID = "01000000"
 
-
-class LocalRuntime:
+class LocalRuntime(LocalSession):
     """See :class:`remora.base.runtime.Runtime`, whose methods these are."""
 
     def __init__(self, options: InitOptions) -> None:
-        self.is_connected = True
-        self._namespace = options.namespace or "local"
-        num_cpus = options.num_cpus if options.num_cpus is not None else _machine_cpus()
-        self._resources = Resources.of(num_cpus, options.num_gpus, None, options.resources).to_floats()
-        self._labels = options.labels
+        super().__init__(options)
         self._outcomes = Outcomes()
         self._next_call = count(1)
         self._naming = threading.RLock()
@@ -125,7 +117,7 @@ class LocalRuntime:
     def create_actor(
         self, actor_class: Class, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
     ) -> ActorFound:
-        key = (options.namespace or self._namespace, options.name)
+        key = (options.namespace or self.namespace, options.name)
         with self._naming:
             if options.name and (found := self._find(key)):
                 if options.get_if_exists:
@@ -151,6 +143,7 @@ class LocalRuntime:
         self, actor: Actor, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], options: MethodOptions
     ) -> Refs:
         local = self._local_actor(actor)
+        self._check_pending_calls(local)
         refs = self._new_refs(options.num_returns)
         name = f"{actor.class_name}.{method.name}"
         call = LocalCall(
@@ -191,7 +184,7 @@ class LocalRuntime:
             self._detached.pop(local, None)
 
     def get_actor(self, name: str, namespace: str | None) -> ActorFound:
-        key = (namespace or self._namespace, name)
+        key = (namespace or self.namespace, name)
         with self._naming:
             found = self._find(key)
         if found is None:
@@ -201,7 +194,7 @@ class LocalRuntime:
     def list_named_actors(self, all_namespaces: bool) -> list[tuple[str, str]]:
         with self._naming:
             living = [key for key in tuple(self._named) if self._find(key)]
-        return sorted(key for key in living if all_namespaces or key[0] == self._namespace)
+        return sorted(key for key in living if all_namespaces or key[0] == self.namespace)
 
     def current_actor(self) -> ActorFound | None:
         call = running.get()
@@ -214,56 +207,6 @@ class LocalRuntime:
         raise ActorExit
 
     # ------------------------------------------------------------------ session
-
-    def context(self) -> ContextInformation:
-        call = running.get()
-        if call is None:
-            return ContextInformation(
-                job_id=JOB_ID, node_id=NODE_ID, worker_id=PROCESS.hex(), namespace=self._namespace
-            )
-        actor: LocalActor | None = call.actor
-        return ContextInformation(
-            job_id=JOB_ID,
-            node_id=NODE_ID,
-            worker_id=PROCESS.hex(),
-            namespace=self._namespace,
-            task_id=call.task_id.hex(),
-            task_name=call.task_name,
-            function_name=call.function_name,
-            actor_id=actor.plan.id.hex() if actor else None,
-            actor_name=actor.plan.name if actor else None,
-            assigned_resources=call.resources,
-            was_reconstructed=actor is not None and actor.was_restarted,
-            is_cancelled=call.is_cancelled,
-            is_driver=False,
-        )
-
-    def nodes(self) -> list[NodeInformation]:
-        return [
-            NodeInformation(
-                node_id=NODE_ID,
-                is_alive=self.is_connected,
-                hostname=platform.node(),
-                address="127.0.0.1",
-                resources=self._resources,
-                labels=self._labels,
-            )
-        ]
-
-    def cluster_resources(self) -> dict[str, float]:
-        return dict(self._resources)
-
-    def available_resources(self) -> dict[str, float]:
-        return dict(self._resources)
-
-    def address_info(self) -> dict[str, Any]:
-        return {
-            "address": "local",
-            "node_ip_address": "127.0.0.1",
-            "node_id": NODE_ID,
-            "session_dir": "",
-            "webui_url": "",
-        }
 
     def shutdown(self) -> None:
         if not self.is_connected:
@@ -306,6 +249,13 @@ class LocalRuntime:
         assert isinstance(local, LocalActor)
         return local
 
+    def _check_pending_calls(self, actor: LocalActor) -> None:
+        limit = actor.plan.max_pending_calls
+        if 0 < limit <= len(self._outcomes.calls_to(actor)):
+            raise PendingCallsLimitExceeded(
+                f"actor {actor.plan.class_name} has {limit} unfinished calls, as many as its max_pending_calls allows"
+            )
+
     def _find(self, key: tuple[str, str]) -> ActorFound | None:
         """The living actor of that namespace and name. Wants the lock on names."""
         named = self._named.get(key)
@@ -334,9 +284,3 @@ def _shaped(refs: list[ObjectRef[Any]]) -> Refs:
 def _found(actor: LocalActor) -> ActorFound | None:
     creation = actor.plan.creation()
     return (creation, actor.plan.description) if creation is not None else None
-
-
-def _machine_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return available_cpus()
-    return os.cpu_count() or 1
