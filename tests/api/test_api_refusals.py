@@ -85,7 +85,7 @@ MISUSE: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "attribute of the instance": (lambda: Counter.remote().value, AttributeError, "can only be read by its methods"),
     "unknown name": (lambda: remora.get_actor("nobody"), ValueError, "'nobody'"),
     "empty name": (lambda: remora.get_actor(""), ValueError, "name must not be empty"),
-    "exit outside of an actor": (lambda: remora.actor.exit_actor(), TypeError, "no method of an actor is running"),
+    "exit outside of an actor": (lambda: remora.actor.exit_actor(), TypeError, "exit_actor()"),
     "second init": (lambda: remora.init(), RuntimeError, "ignore_reinit_error=True"),
 }
 
