@@ -92,11 +92,22 @@ def test_the_window_bounds_what_is_in_flight_and_refills_by_half() -> None:
     assert numbers(calls.completed(1)) == [4, 5]
 
 
-def test_calls_that_never_end_do_not_close_the_window_of_an_unordered_actor() -> None:
+def test_an_unordered_actor_has_no_window_because_all_calls_in_it_might_wait_for_the_next() -> None:
     calls = alive(ordered=False, window=4)
-    for call in range(8):
+    assert all(calls.submit(Record(call)) for call in range(5000))
+
+
+def test_what_the_daemon_says_of_the_actor_holds_for_calls_that_waited_for_it() -> None:
+    calls: ActorCalls[Record] = ActorCalls(ACTOR, True)
+    cancelled = Record(0)
+    calls.submit(cancelled)
+    calls.cancel(cancelled)
+    for call in range(1, 5):
         calls.submit(Record(call))
-    assert numbers(calls.completed(3)) == [4]
+    calls.configure(ordered=True, max_pending_calls=4)
+    assert numbers(calls.waiting()) == [1, 2, 3, 4]
+    with pytest.raises(PendingCallsLimitExceeded):
+        calls.submit(Record(5))
 
 
 def test_more_calls_than_max_pending_calls_are_refused_and_leave_no_trace() -> None:

@@ -259,6 +259,18 @@ def test_an_unknown_actor_is_dead_and_says_so(rig: Rig) -> None:
     assert "no such actor" in rig.last_state().cause
 
 
+def test_every_state_says_what_callers_must_know_of_the_options(rig: Rig) -> None:
+    spec = ActorSpec("Counter", b"class", b"", max_concurrency=8, max_task_retries=3, max_pending_calls=9)
+    rig.registry.create(DRIVER, JOB, CreateActor(b"threaded-actor-1", spec))
+    rig.registry.subscribe(OTHER, b"threaded-actor-1")
+    worker = rig.place(b"threaded-actor-1")
+    rig.registry.constructed(worker, ActorConstructed(b"threaded-actor-1", 1))
+    rig.registry.kill(b"threaded-actor-1", no_restart=True)
+    rig.registry.subscribe(OTHER, b"threaded-actor-1")
+    options = [(s.is_ordered, s.max_task_retries, s.max_pending_calls) for s in rig.take(ActorState)]
+    assert options == [(False, 3, 9)] * len(options)
+
+
 def test_who_unsubscribes_hears_nothing_more(rig: Rig) -> None:
     actor, worker = rig.alive()
     rig.registry.unsubscribe(DRIVER, actor)

@@ -234,19 +234,39 @@ def test_a_task_for_many_cpus_is_not_starved_by_small_ones() -> None:
 
 def test_while_cpus_gather_something_passes_by_now_and_then() -> None:
     rig = Rig(cpus=2)
-    rig.request(DRIVER, count=1)
-    rig.request(THIRD, count=1)
-    polling, other = rig.take()
-    rig.request(SECOND, Resources.of(num_cpus=2))
-    rig.request(DRIVER, count=1)
-    rig.give_back(*other)
-    rig.give_back(*rig.take()[0])
-    rig.request(polling[0], count=5)
-    for _ in range(200):
+    rig.request(DRIVER, count=2)
+    (_, polling), first = rig.take()
+    big = rig.request(SECOND, Resources.of(num_cpus=2))
+    rig.request(THIRD)
+    rig.give_back(*first)
+    (third,) = rig.take()
+    assert third[0] == THIRD
+    rig.tick(1.5)
+    rig.give_back(*third)
+    rig.request(polling.worker)
+    rig.tick(1.0)
+    assert not rig.take(), "one CPU is kept for the task that needs two"
+    waited_s = 0.0
+    while waited_s < 10:
         rig.tick(0.05)
-        if rig.take():
+        waited_s += 0.05
+        for process, grant in rig.take():
+            assert grant.request != big
+            assert process == polling.worker
+            assert waited_s > 2
             return
-    pytest.fail("a task that polls for another one waits for ever")
+    pytest.fail("a task that polls for another one without blocking waits for ever")
+
+
+def test_a_worker_that_comes_back_serves_who_waits_for_one_to_start() -> None:
+    rig = Rig(cpus=2)
+    rig.request()
+    ((_, grant),) = rig.take()
+    rig.starts = False
+    number = rig.request()
+    assert not rig.take()
+    rig.give_back(DRIVER, grant)
+    assert [(again.request, again.worker) for _, again in rig.take()] == [(number, grant.worker)]
 
 
 def test_gpus_are_granted_by_index() -> None:

@@ -66,6 +66,15 @@ def test_gpus_are_given_by_index_and_parts_share_one() -> None:
     assert take(ledger, Resources.of(num_gpus=1)).gpu_ids == (0,)
 
 
+def test_a_part_of_a_gpu_leaves_whole_ones_whole() -> None:
+    ledger = ResourcesLedger(Resources.of(num_gpus=3))
+    first = take(ledger, Resources.of(num_gpus=1))
+    assert take(ledger, Resources.of(num_gpus=0.5)).gpu_ids == (1,)
+    ledger.release(first)
+    assert take(ledger, Resources.of(num_gpus=0.5)).gpu_ids == (1,)
+    assert take(ledger, Resources.of(num_gpus=2)).gpu_ids == (0, 2)
+
+
 def test_gpus_that_are_free_in_pieces_are_lacking() -> None:
     ledger = ResourcesLedger(Resources.of(num_gpus=2))
     kept = [take(ledger, Resources.of(num_gpus=0.6)), take(ledger, Resources.of(num_gpus=0.6))]

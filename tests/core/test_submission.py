@@ -48,7 +48,7 @@ class Rig:
 
     def sent(self, kind: type[Any]) -> list[Any]:
         found = [effect for effect in self.tasks.outbox if type(effect) is kind]
-        self.tasks.outbox[:] = [effect for effect in self.tasks.outbox if type(effect) is not kind]
+        self.tasks.outbox = [effect for effect in self.tasks.outbox if type(effect) is not kind]
         return found
 
     def worker_with(self, shape: TaskShape, count: int) -> tuple[LeasedWorker[Any], list[int]]:
@@ -260,14 +260,31 @@ def test_calls_handed_back_go_to_an_idle_worker_by_the_outbox(rig: Rig) -> None:
     assert [record.call for record in push.records] == [last]
 
 
-def test_only_the_running_call_of_a_dead_worker_is_charged(rig: Rig) -> None:
+def test_only_what_a_dead_worker_began_is_charged(rig: Rig) -> None:
     shape = rig.tasks.shape(ONE_CPU)
     shape.set_depth(4)
     worker, _ = rig.worker_with(shape, 4)
     records = list(worker.in_flight.values())
-    rig.tasks.worker_died(worker, 1, "killed")
-    assert [record.retries_left for record in records] == [2, 3, 3, 3]
+    rig.tasks.close(worker)
+    rig.tasks.validate()
+    rig.tasks.worker_died(worker, 2, "killed")
+    assert [record.retries_left for record in records] == [2, 2, 3, 3], "the reply to the first was lost"
     assert list(shape.queue.waiting) == records
+    assert rig.tasks.has_unanswered_requests()
+
+
+def test_a_worker_without_a_connection_is_kept_until_its_death_is_known(rig: Rig) -> None:
+    shape = rig.tasks.shape(ONE_CPU)
+    worker, _ = rig.worker_with(shape, 1)
+    rig.tasks.close(worker)
+    assert not rig.tasks.completed(worker, 1, QUICK_S)
+    assert rig.submit(shape) == [None]
+    rig.tasks.tick(5.0)
+    rig.tasks.tick(6.0)
+    assert not rig.sent(ReturnLease)
+    rig.tasks.validate()
+    rig.tasks.worker_died(worker, None, "killed")
+    assert not rig.tasks.workers()
     assert rig.tasks.has_unanswered_requests()
 
 
@@ -324,6 +341,17 @@ def test_a_request_that_cannot_be_granted_fails_what_waits(rig: Rig) -> None:
     assert [effect.record.call for effect in rig.sent(Fail)] == [1, 2, 3]
     assert rig.sent(CancelRequest)
     rig.tasks.validate()
+
+
+def test_after_a_failed_request_the_loss_of_the_last_worker_asks_again(rig: Rig) -> None:
+    shape = rig.tasks.shape(ONE_CPU)
+    worker, _ = rig.worker_with(shape, 2)
+    for request in list(shape.queue.requests):
+        rig.tasks.request_failed(request, "no worker could be started")
+    assert not rig.sent(Fail), "there is a worker"
+    rig.sent(RequestLease)
+    rig.tasks.reclaim(worker.lease)
+    assert rig.sent(RequestLease)
 
 
 def test_a_grant_that_nobody_asked_for_is_refused_and_changes_nothing(rig: Rig) -> None:

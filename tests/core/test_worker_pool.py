@@ -15,7 +15,7 @@ KEY = (JOB, "")
 class Rig:
     def __init__(self, cpus: int = 2, **limits: Any) -> None:
         self.outbox: list[Any] = []
-        self.pool = WorkerPool(cpus, self.outbox, **{"warm": 0, **limits})
+        self.pool = WorkerPool(cpus, self.outbox.append, **{"warm": 0, **limits})
 
     def started(self) -> list[int]:
         numbers = [effect.number for effect in self.outbox if type(effect) is StartWorker]

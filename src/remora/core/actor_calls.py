@@ -21,11 +21,9 @@ from remora.messages.actors import ACTOR_STATE_NAMES, ALIVE, DEAD, RESTARTING, A
 UNKNOWN = -1
 """The daemon has not told yet, or the connection broke and it has not said what happened."""
 WINDOW = 1000
-"""Calls in flight to one actor; more would only lie in the actor's memory instead of the caller's.
+"""Calls in flight to one ordered actor; more would only lie in the actor's memory instead of the caller's."""
 
-It must be above the actor's ``max_concurrency``: calls of an async actor may all wait for the one that is not sent.
-"""
-
+_NO_LIMIT = 1 << 62
 NOTHING: tuple[Any, ...] = ()
 
 
@@ -88,16 +86,33 @@ class ActorCalls(Generic[R]):
         """What the daemon said last."""
         self.is_open = False
         """A ready call may leave at once: the actor is alive, nothing waits, the window has room."""
-        self._ordered = ordered
-        self._max_pending = max_pending_calls if max_pending_calls > 0 else 1 << 62
-        self._window = max(1, min(window, self._max_pending))
-        # In order, the window empties by itself; without order, calls that never end must not keep others out.
-        self._low_water = self._window // 2 if ordered else self._window - 1
+        self.configure(ordered, max_pending_calls, window)
         self._waiting: deque[R] = deque()
         self._cancelled: set[int] = set()
         self._unready: set[int] = set()
         self._held: dict[int, R] = {}
         """Calls of an unordered actor whose arguments are pending."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the actor runs the calls of this process one after another, in the order of submission."""
+        return self._ordered
+
+    def configure(self, ordered: bool, max_pending_calls: int, window: int = WINDOW) -> None:
+        """What the actor was created with, as the daemon says it to those who only have a handle.
+
+        Only before the first call left. Without order there is no window: all the calls inside it might wait for
+        the one that is outside.
+        """
+        self._ordered = ordered
+        self._max_pending = max_pending_calls if max_pending_calls > 0 else _NO_LIMIT
+        self._window = max(1, min(window if ordered else _NO_LIMIT, self._max_pending))
+        self._low_water = self._window // 2 if ordered else self._window - 1
+
+    def waiting(self) -> list[R]:
+        """The calls that were not sent yet, in order."""
+        waiting = [*self._waiting, *self._held.values()]
+        return [record for record in waiting if record.call not in self._cancelled]
 
     def submit(self, record: R) -> bool:
         """Whether the call is to be sent now; if not, it waits here.

@@ -103,9 +103,9 @@ class Actor:
         self.key = (message.namespace, message.name)
         self.detached = message.detached
         self.spec = message.spec
-        self.state = ActorState(message.actor, PENDING_CREATION)
-        """What subscribers were told last. Its worker is that of the construction that runs, too."""
         self.incarnation = 0
+        self.state = self.in_state(PENDING_CREATION)
+        """What subscribers were told last, with the worker also while that constructs the actor."""
         self.restarts = 0
         self.exiting = False
         self.is_settled = False
@@ -115,6 +115,21 @@ class Actor:
     def can_restart(self) -> bool:
         """Whether the death of its worker is not its own."""
         return not self.exiting and (self.spec.max_restarts < 0 or self.restarts < self.spec.max_restarts)
+
+    def in_state(
+        self,
+        state: int,
+        worker: bytes = b"",
+        address: str = "",
+        slot: int = 0,
+        cause: str = "",
+        error: Value | None = None,
+    ) -> ActorState:
+        """The message that says that it is in this state."""
+        spec = self.spec
+        is_ordered = spec.max_concurrency == 1 and not spec.is_async
+        options = (is_ordered, spec.max_task_retries, spec.max_pending_calls)
+        return ActorState(self.id, state, self.incarnation, worker, address, slot, cause, error, *options)
 
     def __repr__(self) -> str:
         name = f" {self.key[1]!r}" if self.key[1] else ""
@@ -134,7 +149,7 @@ class ActorRegistry:
 
     def __init__(self) -> None:
         self.outbox: list[Effect] = []
-        """In order. The daemon empties it with ``clear()``."""
+        """In order. The daemon takes what is in it, and leaves an empty list."""
         self._actors: dict[bytes, Actor] = {}
         self._names = ActorNameTable()
         self._by_worker: dict[bytes, Actor] = {}
@@ -205,7 +220,7 @@ class ActorRegistry:
             return
         self._settle(actor, None, "")
         state = actor.state
-        self._tell(actor, ActorState(actor.id, ALIVE, actor.incarnation, worker, state.address, state.slot))
+        self._tell(actor, actor.in_state(ALIVE, worker, state.address, state.slot))
 
     def exiting(self, worker: bytes, actor_id: bytes, incarnation: int) -> None:
         """``exit_actor`` was called: the end of this worker is the end of the actor.
@@ -225,7 +240,7 @@ class ActorRegistry:
             self._die(actor, "exit_actor was called" if actor.exiting else cause)
             return
         actor.restarts += 1
-        self._tell(actor, ActorState(actor.id, RESTARTING, actor.incarnation, cause=cause))
+        self._tell(actor, actor.in_state(RESTARTING, cause=cause))
         self.outbox.append(RequestPlacement(actor.id, actor.job, actor.spec))
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
@@ -355,9 +370,11 @@ class ActorRegistry:
         if actor.key[1]:
             self._names.remove(*actor.key)
         self._settle(actor, error, cause)
-        self._tell(actor, ActorState(actor.id, DEAD, actor.incarnation, cause=cause, error=error))
+        self._tell(actor, actor.in_state(DEAD, cause=cause, error=error))
         self.outbox.append(ReleaseSpec(actor.id))
-        actor.spec = ActorSpec(actor.spec.class_name, b"", b"", max_restarts=actor.spec.max_restarts)
+        actor.spec = msgspec.structs.replace(
+            actor.spec, pickled_class=b"", arguments=b"", handle=b"", refs=(), values=(), stored=None
+        )
         if actor.detached:
             self._forget(actor)
 

@@ -6,7 +6,6 @@ quick. What is asked for at least doubles each time, so that a burst of n submit
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
 from typing import Any
 
 from remora.core.task_queue import TaskQueue
@@ -18,13 +17,13 @@ _QUEUE_BITS = 24
 class LeaseRequests:
     """The unanswered requests of a process. A request number carries the number of its queue."""
 
-    def __init__(self, outbox: MutableSequence[Any], limit: int) -> None:
-        self._outbox = outbox
+    def __init__(self, limit: int) -> None:
         self._limit = max(1, limit)
         self._last = 0
 
-    def want_more(self, queue: TaskQueue[Any]) -> None:
-        """Ask for more if more records wait than the leases asked for could take in."""
+    def want_more(self, queue: TaskQueue[Any]) -> RequestLease | None:
+        """A request if more records wait than the leases asked for could take in."""
+        message: RequestLease | None = None
         depth = queue.waiting[0].shape.depth
         wanted = min(self._limit, -(-queue.backlog() // depth))
         if wanted > queue.requested:
@@ -33,10 +32,10 @@ class LeaseRequests:
             request = self._last << _QUEUE_BITS | queue.number
             queue.requests[request] = count
             queue.requested += count
-            self._outbox.append(
-                RequestLease(request, queue.resources, queue.strategy, queue.environment, count, queue.backlog())
-            )
+            backlog = queue.backlog()
+            message = RequestLease(request, queue.resources, queue.strategy, queue.environment, count, backlog)
         queue.request_above = queue.requested * depth if queue.requested < self._limit else _NEVER
+        return message
 
     def was_made(self, request: int) -> bool:
         """Whether the number is one of ours, answered or not."""
@@ -58,12 +57,13 @@ class LeaseRequests:
         else:
             del queue.requests[request]
 
-    def cancel(self, queue: TaskQueue[Any]) -> None:
+    def cancel(self, queue: TaskQueue[Any]) -> list[CancelRequest]:
         """Nothing waits any more: take back what is not granted."""
-        self._outbox.extend(CancelRequest(request) for request in queue.requests)
+        messages = [CancelRequest(request) for request in queue.requests]
         queue.requests.clear()
         queue.requested = 0
         queue.request_above = 0
+        return messages
 
 
 _NEVER = 1 << 62

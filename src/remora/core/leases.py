@@ -38,9 +38,9 @@ class LeaseTable:
 
     def __init__(self, total: Resources, warm: int | None = None, max_workers: int = MAX_WORKERS) -> None:
         self.outbox: list[Effect] = []
-        """In order. The daemon empties it with ``clear()``, never by another list."""
+        """In order. The daemon takes what is in it, and leaves an empty list."""
         cpus = -(-total.units.get(CPU, 0) // UNITS_PER_ONE)
-        self.pool = WorkerPool(cpus, self.outbox, warm, max_workers)
+        self.pool = WorkerPool(cpus, lambda effect: self.outbox.append(effect), warm, max_workers)
         self.ledger = ResourcesLedger(total)
         self._nodes = [total.units]
         self._queue = LeaseQueue()

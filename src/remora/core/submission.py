@@ -54,8 +54,8 @@ class Submission(Generic[R]):
 
     def __init__(self, request_limit: int = 4) -> None:
         self.outbox: list[Effect] = []
-        """In order. The client empties it with ``clear()``, never by another list."""
-        self._requests = LeaseRequests(self.outbox, request_limit)
+        """In order. The client takes what is in it, and leaves an empty list."""
+        self._requests = LeaseRequests(request_limit)
         self._queues: list[TaskQueue[R]] = []
         self._queue_of: dict[tuple[Any, ...], TaskQueue[R]] = {}
         self._workers: dict[int, LeasedWorker[R]] = {}
@@ -177,7 +177,7 @@ class Submission(Generic[R]):
                 self.outbox.append(Fail(record, cause))
         queue.waiting.clear()
         queue.cancelled.clear()
-        self._requests.cancel(queue)
+        self.outbox += self._requests.cancel(queue)
 
     def reclaim(self, lease: int) -> None:
         """The daemon wants the worker back: nothing more is sent to it, and the lease returned when it is empty."""
@@ -194,6 +194,11 @@ class Submission(Generic[R]):
             self._give_back(worker)
         if worker.queue.waiting:
             self._want_more(worker.queue)
+
+    def close(self, worker: LeasedWorker[R]) -> None:
+        """The connection to the worker is lost, and nothing more can be sent; ``worker_died`` follows."""
+        worker.is_lost = True
+        worker.close()
 
     def handed_back(self, worker: LeasedWorker[R], calls: Sequence[int]) -> None:
         """The worker has not started these and will not: they go to the front of the queue, at no charge.
@@ -212,11 +217,12 @@ class Submission(Generic[R]):
         if not worker.in_flight and not worker.closing:
             queue.reopen(worker)
         self._spread(queue)
-        if worker.closing and not worker.in_flight:
+        if worker.closing and not worker.is_lost and not worker.in_flight:
             self._give_back(worker)
 
     def worker_died(self, worker: LeasedWorker[R], running_call: int | None, cause: str) -> None:
-        """The worker is gone. Only *running_call*, read from its slot, is charged a retry; the others move on.
+        """The worker is gone. What it began is charged a retry: *running_call*, read from its slot, and calls sent
+        before that one, whose replies were lost with it. The others move on at no charge.
 
         Raises:
             ValueError: the worker holds no lease of this process any more.
@@ -226,11 +232,14 @@ class Submission(Generic[R]):
         worker.close()
         del self._workers[worker.lease], worker.queue.workers[worker.lease]
         moved = []
+        has_begun = running_call in worker.in_flight
         for call, record in worker.in_flight.items():
-            if call == running_call and not _charge(record):
+            if has_begun and not _charge(record):
                 self.outbox.append(Fail(record, cause))
             else:
                 moved.append(record)
+            if call == running_call:
+                has_begun = False
         worker.in_flight = {}
         worker.queue.waiting.extendleft(reversed(moved))
         self._spread(worker.queue)
@@ -251,14 +260,19 @@ class Submission(Generic[R]):
             if queue.waiting:
                 continue
             if queue.requests:
-                self._requests.cancel(queue)
+                self.outbox += self._requests.cancel(queue)
             for worker in list(queue.workers.values()):
-                if worker.in_flight:
+                if worker.in_flight or worker.closing:
                     continue
                 if not worker.idle_since_s:
                     worker.idle_since_s = now_s
                 elif now_s - worker.idle_since_s >= LINGER_S:
                     self._give_back(worker)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether ``tick`` has nothing to do: no lease is held and none asked for."""
+        return not self._workers and not any(queue.requests for queue in self._queues)
 
     def has_unanswered_requests(self) -> bool:
         """Whether tasks wait for leases: a blocking call here is then told to the daemon at once."""
@@ -276,7 +290,7 @@ class Submission(Generic[R]):
         queue = worker.queue
         in_flight = worker.in_flight
         if worker.closing:
-            if not in_flight:
+            if not in_flight and not worker.is_lost:
                 self._give_back(worker)
             return NOTHING
         waiting = queue.waiting
@@ -324,7 +338,9 @@ class Submission(Generic[R]):
     def _want_more(self, queue: TaskQueue[R]) -> None:
         if not queue.workers:
             self._return_idle_workers()
-        self._requests.want_more(queue)
+        request = self._requests.want_more(queue)
+        if request is not None:
+            self.outbox.append(request)
 
     def _return_idle_workers(self) -> None:
         """A queue has no worker at all: ours that linger elsewhere may be what it waits for."""

@@ -74,6 +74,7 @@ class LeasedWorker(Generic[R]):
         "gpu_ids",
         "idle_since_s",
         "in_flight",
+        "is_lost",
         "is_mixed",
         "is_open",
         "lease",
@@ -101,6 +102,7 @@ class LeasedWorker(Generic[R]):
         self.is_mixed = False
         self.is_open = False
         self.closing = False
+        self.is_lost = False
         self.idle_since_s = 0.0
         self.busy_since_s = 0.0
 
@@ -227,7 +229,7 @@ class TaskQueue(Generic[R]):
             if self.waiting:
                 assert worker.in_flight or worker.closing, f"{worker!r} idles while {self!r}"
             if worker.closing:
-                assert worker.in_flight, f"{worker!r} was not given back"
+                assert worker.in_flight or worker.is_lost, f"{worker!r} was not given back"
         if self.waiting:
             assert self.waiting[0].call not in self.cancelled, f"{self!r}: its front is cancelled"
             assert self.workers or self.requested, f"{self!r}: waits for nothing"

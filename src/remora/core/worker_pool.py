@@ -9,9 +9,8 @@ worker must run. ``max_workers`` ends a recursion that would otherwise end the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 import msgspec
 
@@ -76,18 +75,19 @@ class WorkerPool:
     """All workers of a node.
 
     *cpus* is how many tasks can run at once. As many workers are kept warm for the job that started last, and as
-    many idle ones survive. *max_starting* bounds the forks in flight.
+    many idle ones survive. *max_starting* bounds the forks in flight. What must be done is given to *emit*: the
+    pool is a part of the lease table and has no outbox of its own.
     """
 
     def __init__(
         self,
         cpus: int,
-        outbox: MutableSequence[Any],
+        emit: Callable[[StartWorker | StopWorker], None],
         warm: int | None = None,
         max_workers: int = MAX_WORKERS,
         max_starting: int | None = None,
     ) -> None:
-        self.outbox = outbox
+        self._emit = emit
         self._keep = max(1, cpus)
         self._warm = self._keep if warm is None else warm
         self._max_workers = max_workers
@@ -138,7 +138,7 @@ class WorkerPool:
         worker.process, worker.address, worker.slot = process, address, slot
         self._by_process[process] = worker
         if worker.phase is WorkerPhase.STOPPING:
-            self.outbox.append(StopWorker(number, process, force=True))
+            self._emit(StopWorker(number, process, force=True))
             return None
         self._failures.pop(worker.key, None)
         self._to_idle(worker, now_s)
@@ -253,13 +253,13 @@ class WorkerPool:
         worker = self._workers[self._last_number] = PooledWorker(self._last_number, key)
         self._in_phase[WorkerPhase.STARTING] += 1
         self._starting[key] = self._starting.get(key, 0) + 1
-        self.outbox.append(StartWorker(worker.number, *key))
+        self._emit(StartWorker(worker.number, *key))
         if key in self._wanted:  # the others' turn
             self._wanted[key] = self._wanted.pop(key)
 
     def _stop(self, worker: PooledWorker, force: bool = False) -> None:
         self._move(worker, WorkerPhase.STOPPING)
-        self.outbox.append(StopWorker(worker.number, worker.process, force))
+        self._emit(StopWorker(worker.number, worker.process, force))
 
     def _to_idle(self, worker: PooledWorker, now_s: float) -> None:
         worker.idle_since_s = now_s

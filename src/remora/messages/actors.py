@@ -28,7 +28,7 @@ class ActorSpec(msgspec.Struct, array_like=True, frozen=True):
     ``handle`` is what another process needs to make a handle from a name (class name, methods and their options),
     in the form of the API layer. ``resources`` are held for the actor's life; ``placement`` is what its node must
     have. ``refs`` are the ids nested in the arguments or captured by the class, ``values`` replace placeholders of
-    top-level refs, as in ``Task``.
+    top-level refs, as in ``Task``, and ``stored`` says where large arguments lie.
     """
 
     class_name: str
@@ -37,6 +37,7 @@ class ActorSpec(msgspec.Struct, array_like=True, frozen=True):
     handle: bytes = b""
     refs: tuple[bytes, ...] = ()
     values: tuple[Argument, ...] = ()
+    stored: Argument | None = None
     resources: dict[str, int] = {}
     placement: dict[str, int] = {}
     strategy: str = ""
@@ -102,7 +103,8 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
     """Daemon to subscriber. ``incarnation`` counts the workers that the actor has had, from 1.
 
     ``cause`` says why it restarts or is dead; ``error`` is the serialized exception of its constructor, if that is
-    why. ``worker``, ``address`` and ``slot`` are those of an ``ALIVE`` actor.
+    why. ``worker``, ``address`` and ``slot`` are those of an ``ALIVE`` actor. The last three fields are what callers
+    must know of its options; ``is_ordered`` is false for async and threaded actors.
     """
 
     actor: bytes
@@ -113,6 +115,9 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
     slot: int = 0
     cause: str = ""
     error: Value | None = None
+    is_ordered: bool = True
+    max_task_retries: int = 0
+    max_pending_calls: int = -1
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=86, frozen=True):
