@@ -167,6 +167,8 @@ def test_the_last_handle_lets_queued_calls_end(rig: Rig) -> None:
     rig.registry.worker_died(worker, "exit code 0")
     assert not rig.take(RequestPlacement)
     assert not list(rig.registry.actors())
+    rig.registry.job_ended(JOB)
+    assert not rig.take(KillWorker)
 
 
 def test_the_last_handle_of_an_actor_without_a_worker_takes_its_request_back(rig: Rig) -> None:
@@ -230,6 +232,9 @@ def test_get_if_exists_gives_the_one_that_is_there(rig: Rig) -> None:
     (found,) = rig.take(ActorFound)
     assert (found.actor, found.handle, found.created) == (actor, b"handle", False)
     assert rig.last_state().state == ALIVE
+    rig.registry.kill(actor, no_restart=True)
+    assert Send(OTHER, rig.last_state()) in rig.registry.outbox
+    assert rig.last_state().state == DEAD
 
 
 def test_the_name_of_a_dead_actor_is_free(rig: Rig) -> None:

@@ -419,6 +419,19 @@ def test_the_end_of_a_job_drops_its_requests_and_stops_its_workers() -> None:
     assert not rig.take()
 
 
+def test_an_actor_that_waits_for_its_worker_gets_one_after_the_end_of_its_job() -> None:
+    rig = Rig(cpus=2)
+    rig.starts = False
+    rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    first = rig.starting.popleft()
+    rig.table.job_ended(JOB, rig.now_s)
+    rig.starts = True
+    rig.run()
+    assert rig.stopped == [first]
+    assert len(rig.placed) == 1
+
+
 @pytest.mark.parametrize("lease", [0, 7])
 def test_the_return_of_a_lease_that_was_never_granted_changes_nothing(lease: int) -> None:
     rig = Rig()

@@ -285,6 +285,11 @@ class LeaseQueue:
         for claim in demand.claims():
             yield from claim.requests.values()
 
+    def claims(self) -> Iterator[Claim]:
+        """All claims of the requesters that are there, waiting or not."""
+        for requester in self._requesters.values():
+            yield from requester.claims.values()
+
     def is_held_back(self, demand: Demand) -> bool:
         """Whether another demand has been passed over for so long that this one may have to let it go first."""
         return any(other is not demand and other.passed_over_s is not None for other in self._pending)

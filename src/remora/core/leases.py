@@ -347,7 +347,8 @@ class LeaseTable:
         assert self._lease_of_worker == {lease.worker.process: lease for lease in self._leases.values()}
         held = Counter(lease.claim for lease in self._leases.values())
         held.update(ticket.claim for tickets in self._tickets.values() for ticket in tickets)
-        assert all(claim.held == count for claim, count in held.items()), f"{self!r}: leases held"
+        for claim in {*held, *self._queue.claims()}:
+            assert claim.held == held[claim], f"{claim!r} is counted as holding {claim.held}"
         for lease in self._leases.values():
             assert lease.worker.key[0] == lease.claim.demand.job, f"{lease!r}: a worker serves two jobs"
             assert lease.blocked == lease.allocation.cpus_lent, f"{lease!r}: blocked with its CPUs"
