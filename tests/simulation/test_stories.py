@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remora.testing.counting_stories import Story, Telling
+from remora.testing.counting_stories import Death, Story, Telling
 
 PATHS = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 SEEDS = {"": 15, "kill": 15, "cut": 6}
@@ -28,3 +28,13 @@ def test_a_story_ends_well_in_any_order_with_a_fault_at_any_step(path: Path, fau
     story = Story.read(path)
     for seed in range(SEEDS[fault]):
         Telling(story).tell_shuffled(seed, fault)
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["at once", "when all has arrived"])
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_story_ends_well_whoever_dies_at_whatever_step(path: Path, settled: bool) -> None:
+    story = Story.read(path)
+    victims = [f"node {node}" for node in story.layout] + [name for names in story.layout.values() for name in names]
+    for after_steps in range(len(story.steps)):
+        for victim in victims:
+            Telling(story).tell_in_order(Death(victim, after_steps, settled))

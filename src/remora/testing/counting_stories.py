@@ -17,7 +17,8 @@ and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is known 
 ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall FROM TO`` stop
 and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
 
-Told *in order*, the first step that can be done is done, else the oldest message is delivered. Told *shuffled*, from a
+Told *in order*, the first step that can be done is done, else the oldest message is delivered; what cannot be done
+any more after a fault is left out. Told *shuffled*, from a
 seed, the processes go their own ways and messages take any time. Either ends with every task ended, every ref
 dropped and the check that nothing is left.
 """
@@ -78,6 +79,15 @@ class Story:
         return cls(name, layout, steps)
 
 
+@dataclass
+class Death:
+    """A process or node (``node NAME``) dies after so many steps; *settled*: when all has arrived."""
+
+    victim: str
+    after_steps: int
+    settled: bool = False
+
+
 class Telling:
     """One telling of a story."""
 
@@ -95,16 +105,21 @@ class Telling:
         self.tasks: dict[str, tuple[ProcessId, int]] = {}
         self.stalled: set[tuple[bytes, bytes]] = set()
 
-    def tell_in_order(self) -> None:
+    def tell_in_order(self, death: Death | None = None) -> None:
         """
         Raises:
             Violation: the protocol was broken, or a step could never be done.
         """
         left = list(self.story.steps)
         while left:
+            if death is not None and len(left) == len(self.story.steps) - death.after_steps:
+                self._happen(death)
+                death = None
             able = self._first_able(left)
             if able is not None:
                 self._do(*left.pop(able))
+            elif self._is_still() and self.world.faults:
+                left.clear()  # it cannot go on without the dead
             elif self._is_still():
                 raise Violation(f"nothing moves any more, and {left[0][0]} cannot {' '.join(left[0][1])}")
             else:
@@ -158,6 +173,11 @@ class Telling:
                 self._do(who, left[who].pop(0))
             else:
                 self.world.tell_deaths(deaf[choice - len(channels) - len(able)])
+
+    def _happen(self, death: Death) -> None:
+        if death.settled:
+            self._deliver_all()
+        self._fault(["kill", *death.victim.split()])
 
     def _random_fault(self, rng: random.Random, fault: str) -> None:
         nodes = self.world.living_nodes()
@@ -241,7 +261,8 @@ class Telling:
         if step[0] == "cut":
             self.world.cut(self.world.node(step[1]), self.world.node(step[2]))
         elif step[1] == "node":
-            self.world.kill_node(self.world.node(step[2]))
+            if self.world.node(step[2]) in self.world.alive:
+                self.world.kill_node(self.world.node(step[2]))
         elif self.world.client(step[1]).alive:
             self.world.kill(self.world.client(step[1]).process)
 
