@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-DAEMON_MAIN = "remora.processes.node_daemon:main"
-WORKER_MAIN = "remora.processes.worker:main"
+DAEMON_MAIN = "remora.processes.daemon.main:main"
+WORKER_MAIN = "remora.processes.worker.main:main"
+
+
+def worker_socket_name(worker_number: int) -> str:
+    """The file in the session directory at which a worker listens."""
+    return f"worker-{worker_number}"
 
 
 class NodeDescriptors(msgspec.Struct, frozen=True, kw_only=True):

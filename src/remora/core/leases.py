@@ -218,6 +218,11 @@ class LeaseTable:
             self._report(now_s)
         self.pool.tick(now_s, lambda worker: not self._queue.is_waiting(worker.process))
 
+    @property
+    def has_periodic_work(self) -> bool:
+        """Whether :meth:`tick` may have something to do soon: somebody waits, or an idle worker is too many."""
+        return bool(self._tickets) or any(True for _ in self._queue.pending()) or self.pool.has_surplus
+
     def leases(self) -> list[Lease]:
         """All leases, for ``remora status``."""
         return list(self._leases.values())

@@ -269,6 +269,13 @@ class Submission(Generic[R]):
                 elif now_s - worker.idle_since_s >= LINGER_S:
                     self._give_back(worker)
 
+    def records(self) -> list[R]:
+        """Every record that has not ended, in flight or waiting."""
+        found = [record for worker in self._workers.values() for record in worker.in_flight.values()]
+        for queue in self._queues:
+            found += [record for record in queue.waiting if record.call not in queue.cancelled]
+        return found
+
     @property
     def is_idle(self) -> bool:
         """Whether ``tick`` has nothing to do: no lease is held and none asked for."""

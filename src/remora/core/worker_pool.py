@@ -216,6 +216,11 @@ class WorkerPool:
         for worker in stale[:excess]:
             self._stop(worker)
 
+    @property
+    def has_surplus(self) -> bool:
+        """Whether more workers are idle than are kept, so that ``tick`` will stop some."""
+        return self._in_phase[WorkerPhase.IDLE] > self._keep
+
     def is_full(self) -> bool:
         """Whether no worker can be started, because ``max_workers`` are there and none of them is idle."""
         return self._task_workers() >= self._max_workers and not self._in_phase[WorkerPhase.IDLE]

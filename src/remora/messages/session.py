@@ -30,6 +30,7 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     resources: dict[str, float]
     namespace: str
     slot: int = 0
+    job: bytes = b""
 
 
 class Refused(msgspec.Struct, array_like=True, tag=3, frozen=True):

@@ -28,7 +28,7 @@ class DefineMethod(msgspec.Struct, array_like=True, tag=71, frozen=True):
 
 
 class Argument(msgspec.Struct, array_like=True, frozen=True):
-    """The value of a ref that was passed at top level."""
+    """The value of a ref that was passed at top level, or of arguments that lie in the arena."""
 
     id: bytes
     value: Value
@@ -37,16 +37,18 @@ class Argument(msgspec.Struct, array_like=True, frozen=True):
 class Task(msgspec.Struct, array_like=True, tag=72, gc=False):
     """One call.
 
-    ``arguments`` is the serialized ``(args, kwargs)``; ``refs`` are the ids of the refs nested in it and of those
-    that the function captured; ``values`` replace the placeholders of top-level refs, in their order.
+    ``arguments`` is the serialized ``(args, kwargs)``, empty when there are none; when it is large it is in the arena
+    and ``stored`` says where. ``refs`` are the ids of the refs nested in it and of those that the function captured;
+    ``values`` take the places of top-level refs, in their order.
     """
 
     call: int
     function: int
-    arguments: bytes
+    arguments: bytes = b""
     num_returns: int = 1
     refs: tuple[bytes, ...] = ()
     values: tuple[Argument, ...] = ()
+    stored: Argument | None = None
     attempt: int = 0
 
 

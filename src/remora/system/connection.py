@@ -83,6 +83,11 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection fd={self._fd} peer={self.peer!r} closed={self.closed} unsent={self.unsent_bytes}>"
 
+    @property
+    def socket(self) -> socket.socket:
+        """The raw socket, for what goes before the first frame."""
+        return self._socket
+
     def send(self, message: Any) -> None:
         """Put *message* into the next frame; :meth:`flush` makes it leave."""
         self.outgoing.append(message)
@@ -157,18 +162,24 @@ class Connection:
         if mask & ~WRITABLE:
             self._receive()
 
-    def _receive(self) -> None:
+    def read_to_end(self) -> None:
+        """Hand out all that has arrived. For a peer that is known to be dead, whatever still has its socket open."""
+        while not self.closed and self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """One read, and the frames that it completes; whether there may be more."""
         view, end = self._view, self._end
         try:
             received = self._socket.recv_into(view[end:])
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._end_of_file(error)
-            return
+            return False
         if not received:
             self._end_of_file(None)
-            return
+            return False
         self._end = end = end + received
         start = self._start
         while end - start >= HEADER_SIZE_BYTES:
@@ -177,18 +188,19 @@ class Connection:
             if end - body < length:
                 if length > MAX_FRAME_BYTES:
                     self._end_of_file(ForeignFrameError(f"a frame of {length} bytes was announced"))
-                    return
+                    return False
                 break
             try:
                 messages = decode_body(view[body : body + length])
             except msgspec.MsgspecError as error:
                 self._end_of_file(ForeignFrameError(f"a frame of {length} bytes is no message of ours: {error}"))
-                return
+                return False
             self._start = start = body + length
             self.on_messages(self, messages)
             if self.closed:
-                return
+                return False
         self._make_room(start, end)
+        return True
 
     def _make_room(self, start: int, end: int) -> None:
         """Move what is left of a frame to the front, and grow the buffer when its frame does not fit."""

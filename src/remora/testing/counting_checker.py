@@ -56,7 +56,7 @@ class Checker:
                 for argument in message.values:
                     listed += [ObjectId(object_id) for object_id in argument.value.contents]
                     self._has_value(ObjectId(argument.id), argument.value)
-                held = (*map(ObjectId, message.refs), *(ObjectId(argument.id) for argument in message.values))
+                held = self.world.clients[ProcessId(sender)].submitted[message.call].held
                 self.tasks[ProcessId(sender), message.call] = TaskTruth(
                     ProcessId(sender), message.call, held, tuple(listed)
                 )
@@ -124,7 +124,9 @@ class Checker:
 
     def _lives(self, client: SimulatedClient, object_id: ObjectId) -> bool:
         ref = client.refs._refs.get(object_id)
-        return object_id in client.strong or (ref is not None and (ref.holds > 0 or ref.publications > 0))
+        is_own_actor = self.world.actors.get(client.process) == object_id
+        has_instance = object_id in client.strong and not is_own_actor
+        return has_instance or (ref is not None and (ref.holds > 0 or ref.publications > 0))
 
     # Which claims stand
 

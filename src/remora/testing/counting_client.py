@@ -65,6 +65,8 @@ class Network:
 
     send: Callable[[bytes, bytes, msgspec.Struct], None]
     new_location: Callable[[NodeId], Location]
+    actors: dict[ProcessId, ObjectId]
+    """Per process that is an actor: the object that its creation made."""
 
 
 @dataclass(eq=False)
@@ -171,6 +173,9 @@ class SimulatedClient:
         for object_id in ids:
             self.escape(object_id)
         held = refs + tuple(top_level)
+        handle = self.network.actors.get(worker)
+        if handle in self.strong:
+            held += (handle,)
         self.acquire(held)
         self.objects[result] = OwnObject(Value(PENDING))
         self.add_variable(result)
@@ -198,7 +203,7 @@ class SimulatedClient:
         self.let_go(running.variables)
         self.tell_deaths()
         closed = True
-        if running.told or inside or location:
+        if running.told or inside or location or self.refs.own_actor_is_lent:
             closed = self.refs.task_ended(submitter, call, {result: location} if location else None)
         self.network.send(self.process, submitter, Reply(call, [value], closed))
 
@@ -258,6 +263,13 @@ class SimulatedClient:
         for task in self.running.values():
             ids.update(dict.fromkeys(task.variables))
         return list(ids)
+
+    def become_actor(self, handle: ObjectId) -> None:
+        """This process is the actor that the object stands for; it has its own handle."""
+        self.network.actors[self.process] = handle
+        self.refs = type(self.refs)(self.process, own_actor=handle)
+        self.add_variable(handle)
+        self.refs.appeared([handle])
 
     # What arrives
 

@@ -10,12 +10,14 @@ A story names its nodes and processes, then says what each does, in an order tha
     W keep t1 o
     W return t1
 
-The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``call WORKER TASK [REFS] ->
-RESULT`` (nested refs), ``call WORKER TASK values [REFS] -> RESULT`` (at top level), ``return TASK [REFS]``, ``return
-TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``, ``get REF``, ``get REF in TASK``, ``drop REF``;
-and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is known here), ``closed TASK``. Lines of nobody:
-``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall FROM TO`` stop
-and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
+The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``actor PROCESS NAME`` (make it
+an actor), ``call WORKER TASK [REFS] -> RESULT`` (nested refs), ``call WORKER TASK values [REFS] -> RESULT`` (at top
+level), ``return TASK [REFS]``, ``return TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``, ``get
+REF``, ``get REF in TASK``, ``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is known
+here), ``has TASK`` (it runs here), ``closed TASK``.
+
+Lines of nobody: ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall
+FROM TO`` stop and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
 
 Told *in order*, the first step that can be done is done, else the oldest message is delivered; what cannot be done
 any more after a fault is left out. Told *shuffled*, from a
@@ -209,6 +211,8 @@ class Telling:
         if kind == "closed":
             return words[0] in self.tasks and self._is_closed(client, self.tasks[words[0]])
         if kind == "has":
+            if words[0] in self.tasks:
+                return self.tasks[words[0]] in client.running
             own = client.objects.get(self.ids.get(words[0], ObjectId(b"")))
             return own is not None and own.value.state != PENDING
         if kind in ("return", "yield", "keep") and self.tasks.get(words[0]) not in client.running:
@@ -271,6 +275,11 @@ class Telling:
         match kind:
             case "put" | "store":
                 self._name(words[0], client.new(refs, large=kind == "store"))
+            case "actor":
+                handle = client.new()
+                client.escape(handle)
+                self.world.client(words[0]).become_actor(handle)
+                self._name(words[1], handle)
             case "call":
                 worker = self.world.client(words[0]).process
                 nested, top_level = ([], refs) if "values" in words else (refs, [])

@@ -43,6 +43,7 @@ class World(Network):
         self.clients: dict[ProcessId, SimulatedClient] = {}
         self.directories: dict[NodeId, Directory] = {}
         self.alive: set[bytes] = set()
+        self.actors: dict[ProcessId, ObjectId] = {}
         self.channels: dict[tuple[bytes, bytes], deque[tuple[int, msgspec.Struct]]] = {}
         self.peers: dict[bytes, dict[bytes, None]] = {}
         self.arena: set[tuple[bytes, int]] = set()

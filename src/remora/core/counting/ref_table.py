@@ -30,6 +30,10 @@ class RefTable(ABC):
         self._refs_due: deque[CountedRef] = deque()
         self._carriers_due: deque[Carrier] = deque()
 
+    def become_actor(self, own_actor: ObjectId) -> None:
+        """This process is an actor from now on; no ref to it lives here yet."""
+        self._own_actor = own_actor
+
     def appeared(self, ids: Iterable[ObjectId]) -> None:
         """A new ``ObjectRef`` instance of each of these lives here, and no call tells in which carrier it came.
 

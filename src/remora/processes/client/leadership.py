@@ -24,6 +24,7 @@ LONG_YIELD_S = 50e-6
 FIRST_REST_S = 0.01
 LONGEST_REST_S = 1.0
 STANDBY_S = 0.001
+HELP_OUT_S = 0.01
 
 _monotonic = time.monotonic
 _yield = os.sched_yield
@@ -72,6 +73,7 @@ class Leadership:
         self._observers: dict[Waiter, None] = {}
         self._nudge = Waiter()
         self._closed = False
+        self._served_elsewhere = False
         self._spin_again_at_s = 0.0
         self._rest_s = FIRST_REST_S
         self._io_thread: threading.Thread | None = None
@@ -211,13 +213,37 @@ class Leadership:
         self._io_thread = threading.Thread(target=self._run_io, name="remora-io", daemon=True)
         self._io_thread.start()
 
+    def expect_replies(self) -> None:
+        """A reply is awaited by nobody who reads: the I/O thread takes the lead as soon as it is free."""
+        self._nudge.wake()
+
     def nudge(self) -> None:
         """Something was sent and nobody may be there to write it: have it written soon."""
         if self._io_leads or self._blocked:
             self.reactor.wake()
 
+    def serve_elsewhere(self) -> None:
+        """From now on an event loop watches the reactor and calls :meth:`serve_now`; the I/O thread only helps out."""
+        self._served_elsewhere = True
+
+    def _help_out(self) -> None:
+        """Serve what the event loop has left lying for a while, because something blocks it."""
+        seen = self._turns
+        self._nudge.sleep(HELP_OUT_S)
+        self._flush()
+        if self._turns == seen and self._lead.acquire(False):
+            try:
+                self._housekeep()
+                self.reactor.poll(0)
+            finally:
+                self._lead.release()
+                self._hand_over()
+
     def _run_io(self) -> None:
         while not self._closed:
+            if self._served_elsewhere:
+                self._help_out()
+                continue
             seen = self._turns
             self._nudge.sleep(STANDBY_S)
             self._flush()
@@ -231,7 +257,7 @@ class Leadership:
                 continue
             self._io_leads = True
             try:
-                while not self._wanted and not self._closed:
+                while not self._wanted and not self._closed and not self._served_elsewhere:
                     timeout_s = self._housekeep()
                     events = self.reactor.wait(timeout_s)
                     if events:

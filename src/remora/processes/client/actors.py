@@ -1,0 +1,479 @@
+"""Actors as their callers see them: creation, the calls of each one in order, and what happens when one dies.
+
+The order and the retries of calls are :class:`~remora.core.actor_calls.ActorCalls`'; the life of the actor is the
+daemon's. A call that is under way keeps the ref of the actor's creation alive, so an actor ends after its last call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from remora.base.errors import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorUnavailableError,
+    RemoraError,
+    TaskCancelledError,
+)
+from remora.base.ids import ActorId, ObjectId, ProcessId
+from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
+from remora.base.options import ActorOptions, MethodOptions
+from remora.base.runtime import Actor, ActorFound, Class, Method, Refs
+from remora.core.actor_calls import ActorCalls
+from remora.messages import actors as messages
+from remora.messages.objects import Value
+from remora.messages.tasks import CancelTask, Close, Done, Reply, Task
+from remora.processes.client.arguments import listed_ids
+from remora.processes.client.functions import FunctionRecord
+from remora.processes.client.peers import FULL_BATCH, Peer
+from remora.processes.client.pending import PendingCall
+from remora.processes.client.tasks import make_returns
+from remora.processes.client.values import tell_waiters
+from remora.serialization import serialize, serialize_function, serialize_system_error
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+_pack_pair = Struct(">II").pack
+_data_of_none = serialize(None).to_bytes()
+
+
+UNKNOWN_RETRIES = -2
+"""Of a call that waits for an actor whose options are not known here yet."""
+
+
+class MethodPlan:
+    """What all calls of one method with the same options have in common; kept in the options' ``record``."""
+
+    __slots__ = ("num_returns", "number", "owner", "record", "retries", "retry_exceptions")
+
+    def __init__(self, owner: ActorClient, record: FunctionRecord, options: MethodOptions) -> None:
+        self.owner = owner
+        self.record = record
+        self.number = record.number
+        self.num_returns = options.num_returns
+        self.retries = options.max_task_retries
+        self.retry_exceptions = options.retry_exceptions
+
+
+class ActorRecord:
+    """One actor that this process calls. ``actor.state`` points here; nothing here keeps the actor alive."""
+
+    __slots__ = ("calls", "class_name", "id", "is_configured", "max_task_retries", "owner", "peer")
+
+    def __init__(self, owner: ActorClient, actor: ActorId, class_name: str) -> None:
+        self.owner = owner
+        self.id = actor
+        self.class_name = class_name
+        self.max_task_retries = UNKNOWN_RETRIES
+        self.calls: ActorCalls[PendingCall] = ActorCalls(actor, ordered=True)
+        self.peer: Peer | None = None
+        self.is_configured = False
+
+    def configure(self, is_ordered: bool, max_task_retries: int, max_pending_calls: int) -> None:
+        """The actor's options: its creator knows them, others hear them from the daemon before the first call leaves."""
+        if self.is_configured:
+            return
+        self.is_configured = True
+        self.calls.configure(is_ordered, max_pending_calls)
+        self.max_task_retries = max_task_retries
+        for pending in self.calls.waiting():
+            if pending.retries_left == UNKNOWN_RETRIES:
+                pending.retries_left = max_task_retries
+
+
+class ActorClient:
+    """The actors that this process has created or got handles of."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = client.lock
+        self._refs = client.refs
+        self._peers = client.peers
+        self._prefix = client.process
+        self._next_call = client.next_call
+        self._records: dict[bytes, ActorRecord] = {}
+        self._methods: dict[str, FunctionRecord] = {}
+
+    # ------------------------------------------------------------------ calling methods
+
+    def submit_method(
+        self, actor: Actor, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], options: MethodOptions
+    ) -> Refs:
+        """See :meth:`remora.base.runtime.Runtime.submit_method`."""
+        record: ActorRecord | None = actor.state
+        if record is None or record.owner is not self:
+            record = self._find_record(actor)
+        plan: MethodPlan | None = options.record
+        if plan is None or plan.owner is not self:
+            plan = self._plan(method, options)
+        call = next(self._next_call)
+        retries = plan.retries
+        pending = PendingCall(
+            call,
+            Task(call, plan.number),
+            plan.record,
+            record,
+            None,
+            record.max_task_retries if retries is None else retries,
+            creation=actor.creation,
+        )
+        returns: Refs
+        if plan.num_returns == 1:
+            returns = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), PENDING, None, (), None, pending)
+        else:
+            pending.message.num_returns = plan.num_returns
+            returns = make_returns(self._prefix, call, plan.num_returns, pending)
+        pending.returns = returns
+        if plan.retry_exceptions:
+            pending.retry_exceptions = plan.retry_exceptions
+        if (args or kwargs) and not self._client.arguments.attach(pending, args, kwargs, ()):
+            self._submit_unready(record, pending)
+        else:
+            self._dispatch(record, pending)
+        return returns
+
+    def _dispatch(self, record: ActorRecord, pending: PendingCall) -> None:
+        with self._lock:
+            if not record.calls.submit(pending):
+                if record.calls.outbox:
+                    self._carry_out(record)
+                return
+            peer = record.peer
+            assert peer is not None, "an open actor is connected"
+            is_lone = len(record.calls.in_flight) == 1
+            outgoing = self._put_on_wire(peer, pending)
+        if is_lone:
+            if pending.references:
+                self._client.flush_daemon()
+            peer.connection.flush()
+        elif len(outgoing) >= FULL_BATCH:
+            peer.connection.flush()
+            self._client.leadership.serve_now()
+        elif not peer.is_dirty:
+            self._peers.mark_dirty(peer)
+            self._client.nudge()
+
+    def _submit_unready(self, record: ActorRecord, pending: PendingCall) -> None:
+        with self._lock:
+            record.calls.submit_unready(pending)
+            self._carry_out(record)
+        self._client.arguments.when_resolved(pending, self._arguments_ready)
+
+    def _arguments_ready(self, pending: PendingCall) -> None:
+        record: ActorRecord = pending.shape
+        with self._lock:
+            self._push(record, record.calls.arguments_ready(pending.call))
+        self._client.nudge()
+
+    def forget_call(self, pending: PendingCall) -> None:
+        """The call ended before it was sent: an argument of it is an error."""
+        if type(pending.shape) is ActorRecord:
+            record: ActorRecord = pending.shape
+            with self._lock:
+                self._push(record, record.calls.cancel(pending)[1])
+
+    def _put_on_wire(self, peer: Peer, pending: PendingCall) -> list[Any]:
+        outgoing = peer.outgoing
+        message = pending.message
+        if message.function not in peer.defined:
+            peer.defined.add(message.function)
+            outgoing.append(pending.function.definition)
+        if pending.references:
+            self._refs.call_sent(peer.process, pending.call, listed_ids(message), pending.references)
+        outgoing.append(message)
+        return outgoing
+
+    def _push(self, record: ActorRecord, calls: Sequence[PendingCall]) -> None:
+        if calls:
+            peer = record.peer
+            assert peer is not None, "calls are only sent to an actor that is alive"
+            for pending in calls:
+                self._put_on_wire(peer, pending)
+            self._peers.mark_dirty(peer)
+
+    def _plan(self, method: Method, options: MethodOptions) -> MethodPlan:
+        function = self._methods.get(method.name)
+        if function is None:
+            function = self._methods[method.name] = self._client.functions.define_method(method.name)
+        plan = options.record = MethodPlan(self, function, options)
+        return plan
+
+    # ------------------------------------------------------------------ what the actor answers
+
+    def on_replies(self, peer: Peer, replies: list[Any]) -> None:
+        """Fill refs, send what is next."""
+        record: ActorRecord = peer.calls
+        in_flight = record.calls.in_flight
+        completed = record.calls.completed
+        waited_for: list[ObjectRef[Any]] = []
+        with self._lock:
+            for message in replies:
+                if type(message) is Done:
+                    call = message.call
+                    pending = in_flight[call]
+                    ref = pending.returns
+                    if type(ref) is ObjectRef and ref.state == PENDING:
+                        ref.data = message.data
+                        ref.state = INLINE
+                        ref.task = None
+                        if ref.waiters is not None:
+                            waited_for.append(ref)
+                        if ref.published:
+                            self._refs.resolve(ref)
+                    if pending.references:
+                        self._refs.reply_arrived(peer.process, call, (), True, ())
+                    more = completed(call)
+                    if more:
+                        self._push(record, more)
+                elif type(message) is Reply:
+                    waited_for += self._on_reply(record, peer, message)
+                elif type(message) is Close:
+                    self._refs.close_received(peer.process, message.call)
+                else:
+                    raise ValueError(f"{peer!r} sent {message!r}, which an actor does not say")
+        for ref in waited_for:
+            tell_waiters(ref)
+
+    def _on_reply(self, record: ActorRecord, peer: Peer, reply: Reply) -> list[ObjectRef[Any]]:
+        call = reply.call
+        pending = record.calls.in_flight[call]
+        returns: list[Value] = reply.returns
+        retried = False
+        if returns and returns[0].state == FAILED:
+            may_retry = not pending.is_cancelled and self._client.arguments.may_retry(pending, returns[0])
+            retried, more = record.calls.raised(call, may_retry)
+        else:
+            more = record.calls.completed(call)
+        waited_for: list[ObjectRef[Any]] = []
+        contents: list[bytes] = []
+        appeared: list[ObjectId] = []
+        if not retried:
+            waited_for, contents, appeared = self._client.values.fill_returns(pending, returns, peer.process)
+        if pending.references or contents or not reply.closed:
+            self._refs.reply_arrived(peer.process, call, contents, reply.closed, appeared)
+        self._refs.carry_out()
+        self._push(record, more)
+        return waited_for
+
+    def on_peer_lost(self, peer: Peer) -> None:
+        """The connection was read to its end; the daemon says what became of the actor."""
+        record: ActorRecord = peer.calls
+        with self._lock:
+            self._refs.peer_died(peer.process)
+            if record.peer is peer:
+                record.peer = None
+                record.calls.connection_lost(self._not_started(record))
+
+    def _not_started(self, record: ActorRecord) -> set[int]:
+        """Calls in flight that the worker cannot have begun: those of an ordered actor behind the last one begun."""
+        running = self._client.slots.running_call(record.calls.state.slot, self._prefix)
+        in_flight = list(record.calls.in_flight)
+        if running in in_flight and record.calls.is_ordered:
+            return set(in_flight[in_flight.index(running) + 1 :])
+        return set()
+
+    # ------------------------------------------------------------------ the daemon's word
+
+    def on_message(self, message: Any) -> None:
+        """The daemon says something about actors."""
+        kind = type(message)
+        if kind is messages.ActorState:
+            self._on_state(message)
+        elif kind is messages.ActorFound or kind is messages.ActorNames:
+            self._client.answer(message.request, message)
+        else:
+            raise ValueError(f"the daemon sent {message!r}, which nothing here expects")
+
+    def _on_state(self, state: messages.ActorState) -> None:
+        record = self._records.get(state.actor)
+        if record is None:
+            return
+        peer = record.peer
+        if state.state != messages.ALIVE and peer is not None:
+            # The worker is dead, so all that it ever wrote is there.
+            peer.connection.read_to_end()
+            if not peer.connection.closed:
+                self._peers.disconnect(peer)
+                self.on_peer_lost(peer)
+        with self._lock:
+            record.configure(state.is_ordered, state.max_task_retries, state.max_pending_calls)
+            if state.state == messages.ALIVE and record.peer is None:
+                try:
+                    record.peer = self._peers.connect(ProcessId(state.worker), state.address, self, record)
+                except OSError:
+                    return  # it has died since; the daemon will say so
+            self._push(record, record.calls.actor_state(state))
+            self._carry_out(record)
+
+    def _carry_out(self, record: ActorRecord) -> None:
+        failed = record.calls.outbox[:]
+        record.calls.outbox.clear()
+        for effect in failed:
+            pending: PendingCall = effect.record
+            data = effect.state.error.data if effect.state.error is not None else b""
+            if not data:
+                data = serialize_system_error(self._error_of(record, pending, effect.died, effect.state.cause))
+            # Its refs may have callbacks of the user's, and the lock is held here.
+            self._client.later(self._client.values.fail, pending.return_refs(), data)
+
+    def _error_of(self, record: ActorRecord, pending: PendingCall, died: bool, cause: str) -> RemoraError:
+        if pending.is_cancelled:
+            return TaskCancelledError(f"call {record.class_name}.{pending.function.name} was cancelled")
+        error_class = ActorDiedError if died else ActorUnavailableError
+        what = "is dead" if died else "lost its worker while the call was under way and is restarting"
+        return error_class(
+            f"{record.class_name}.{pending.function.name} failed: the actor {what}: {cause}",
+            actor_id=record.id,
+            class_name=record.class_name,
+        )
+
+    # ------------------------------------------------------------------ life
+
+    def create(
+        self, actor_class: Class, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
+    ) -> ActorFound:
+        """See :meth:`remora.base.runtime.Runtime.create_actor`."""
+        pickled, captured = self._pickle_class(actor_class)
+        call = next(self._next_call)
+        creation: ObjectRef[Any] = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), INLINE, _data_of_none)
+        function = self._client.functions.define_method("__init__")
+        pending = PendingCall(call, Task(call, function.number), function, None, None)
+        is_ready = self._client.arguments.attach(pending, args, kwargs, captured)
+        creation.contents = pending.references
+
+        def send(record: PendingCall, request: int = 0) -> None:
+            message = record.message
+            spec = messages.ActorSpec(
+                class_name=actor_class.name,
+                pickled_class=pickled,
+                arguments=message.arguments,
+                handle=actor_class.description,
+                refs=message.refs,
+                values=message.values,
+                stored=message.stored,
+                resources=dict(options.resources.units),
+                placement=dict(options.placement.units),
+                strategy=options.strategy,
+                max_restarts=options.max_restarts,
+                max_task_retries=options.max_task_retries,
+                max_concurrency=options.max_concurrency or (1000 if actor_class.is_async else 1),
+                max_pending_calls=options.max_pending_calls,
+                is_async=actor_class.is_async,
+            )
+            namespace = self._client.namespace if options.namespace is None else options.namespace
+            with self._lock:
+                self._register(creation, actor_class, spec)
+                self._refs.publish(creation)
+                self._client.send_to_daemon(
+                    messages.CreateActor(
+                        creation.id, spec, options.name, namespace, options.detached, options.get_if_exists, request
+                    )
+                )
+            self._client.flush_daemon()
+
+        if not options.name:
+            if is_ready:
+                send(pending)
+            else:
+                self._client.arguments.when_resolved(pending, send)
+            return creation, actor_class.description
+        if not is_ready:
+            self._client.values.get_many(list(pending.top_level), None)
+            self._client.arguments.when_resolved(pending, lambda record: None)
+        found = self._client.request(lambda request: send(pending, request))
+        if found.error:
+            raise ActorAlreadyExistsError(found.error)
+        if found.created:
+            return creation, actor_class.description
+        return self._adopt(found)
+
+    def _register(self, creation: ObjectRef[Any], actor_class: Class, spec: messages.ActorSpec) -> None:
+        """The creator of an actor is told its state without asking, and knows its options."""
+        actor = ActorId(creation.id)
+        record = self._records.get(actor)
+        if record is None:
+            record = self._records[actor] = ActorRecord(self, actor, actor_class.name)
+        record.configure(spec.max_concurrency == 1 and not spec.is_async, spec.max_task_retries, spec.max_pending_calls)
+
+    def _pickle_class(self, actor_class: Class) -> tuple[bytes, tuple[ObjectRef[Any], ...]]:
+        record = actor_class.record
+        if record is None or record[0] is not self:
+            serialized = serialize_function(actor_class.cls)
+            record = actor_class.record = (self, serialized.to_bytes(), tuple(serialized.refs))
+        return record[1], record[2]
+
+    def _adopt(self, found: messages.ActorFound) -> ActorFound:
+        """A ref of an actor that the daemon named."""
+        with self._lock:
+            (creation,) = self._refs.adopt([found.actor])
+        return creation, found.handle
+
+    def get(self, name: str, namespace: str | None) -> ActorFound:
+        """See :meth:`remora.base.runtime.Runtime.get_actor`."""
+        where = self._client.namespace if namespace is None else namespace
+        found = self._client.request(
+            lambda request: self._client.send_to_daemon(messages.GetActor(request, name, where))
+        )
+        if found.error:
+            raise ValueError(found.error)
+        return self._adopt(found)
+
+    def list_named(self, all_namespaces: bool) -> list[tuple[str, str]]:
+        """See :meth:`remora.base.runtime.Runtime.list_named_actors`."""
+        where = "" if all_namespaces else self._client.namespace
+        reply = self._client.request(lambda request: self._client.send_to_daemon(messages.ListActors(request, where)))
+        return [(namespace, name) for namespace, name in reply.names]
+
+    def kill(self, actor: Actor, no_restart: bool) -> None:
+        """See :meth:`remora.base.runtime.Runtime.kill`."""
+        self._find_record(actor)
+        self._client.send_to_daemon(messages.KillActor(actor.id, no_restart))
+        self._client.flush_daemon()
+
+    def cancel(self, pending: PendingCall, recursive: bool) -> None:
+        """See :meth:`remora.base.runtime.Runtime.cancel`."""
+        record: ActorRecord = pending.shape
+        with self._lock:
+            pending.is_cancelled = True
+            pending.retries_left = 0
+            is_in_flight, more = record.calls.cancel(pending)
+            self._push(record, more)
+            if is_in_flight and record.peer is not None:
+                record.peer.outgoing.append(CancelTask(pending.call, False, recursive))
+                self._peers.mark_dirty(record.peer)
+        if not is_in_flight:
+            error = self._error_of(record, pending, False, "")
+            self._client.values.fail(pending.return_refs(), serialize_system_error(error))
+        self._client.flush()
+
+    def _find_record(self, actor: Actor) -> ActorRecord:
+        """The record of the actor; the first time the daemon is asked to tell its state, now and later."""
+        with self._lock:
+            record = self._records.get(actor.id)
+            if record is None:
+                record = self._records[actor.id] = ActorRecord(self, actor.id, actor.class_name)
+                self._client.send_to_daemon(messages.SubscribeActor(actor.id))
+            actor.state = record
+        self._client.flush_daemon()
+        return record
+
+    def forget_dead_handles(self, ids: Sequence[ActorId]) -> None:
+        """No handle of these actors lives here any more."""
+        for actor in ids:
+            record = self._records.get(actor)
+            if record is not None and not record.calls.pending():
+                del self._records[actor]
+                self._client.send_to_daemon(messages.UnsubscribeActor(actor))
+                if record.peer is not None:
+                    self._peers.disconnect(record.peer)
+
+    def abandon(self, cause: str) -> None:
+        """The session is over: every call fails."""
+        with self._lock:
+            for record in self._records.values():
+                state = messages.ActorState(record.id, messages.DEAD, record.calls.state.incarnation, cause=cause)
+                record.calls.actor_state(state)
+                self._carry_out(record)

@@ -1,0 +1,125 @@
+"""The arguments of calls: from what the user passed to a message that can leave.
+
+Top-level refs are awaited and replaced by their values; nested refs are listed and published; arguments that are too
+large for a message lie in the arena as an object of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from remora.base.limits import INLINE_LIMIT_BYTES
+from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, ObjectRef
+from remora.messages.objects import Value
+from remora.messages.tasks import Argument, Task
+from remora.processes.client.leadership import subscribe
+from remora.processes.client.pending import PendingCall
+from remora.processes.client.refs import value_of
+from remora.serialization import deserialize_error, serialize_arguments
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+Dispatch = Callable[[PendingCall], None]
+
+
+class Arguments:
+    """Attaches arguments to pending calls."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def attach(
+        self, record: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any], captured: tuple[ObjectRef[Any], ...]
+    ) -> bool:
+        """Serialize the arguments into the call's message. Whether it can be sent now; if not, :meth:`when_resolved`.
+
+        Raises:
+            SerializationError: an argument cannot be pickled; its path is named.
+        """
+        message = record.message
+        stored: tuple[ObjectRef[Any], ...] = ()
+        nested, top_level = captured, []
+        if args or kwargs:
+            serialized, top_level = serialize_arguments(args, kwargs, function_name=record.function.name)
+            if serialized.size_bytes <= INLINE_LIMIT_BYTES:
+                message.arguments = serialized.to_bytes()
+                if not top_level and not serialized.refs and not captured:
+                    return True
+            else:
+                ref = self._client.values.store_arguments(serialized)
+                message.stored = Argument(ref.id, value_of(ref))
+                stored = (ref,)
+            nested = (*serialized.refs, *captured)
+        record.references = (*nested, *top_level, *stored)
+        record.top_level = tuple(top_level)
+        message.refs = tuple([ref.id for ref in nested])
+        with self._client.lock:
+            for ref in nested:
+                self._client.refs.publish(ref)
+        for ref in top_level:
+            if ref.state < FIRST_FINISHED:
+                return False
+        return self._complete(record)
+
+    def when_resolved(self, record: PendingCall, dispatch: Dispatch) -> None:
+        """Call ``dispatch(record)``, perhaps at once, when every top-level ref has a value and none is an error."""
+        waiting = {ref: None for ref in record.top_level if ref.state < FIRST_FINISHED}
+
+        def resolved(ref: ObjectRef[Any]) -> None:
+            # May be told twice of a ref, by two threads.
+            with self._client.lock:
+                if ref not in waiting:
+                    return
+                del waiting[ref]
+                if waiting:
+                    return
+            if not record.is_cancelled and self._complete(record):
+                dispatch(record)
+
+        if not waiting:
+            if self._complete(record):
+                dispatch(record)
+            return
+        pending = list(waiting)
+        self._client.values.request([ref for ref in pending if ref.state == BORROWED])
+        for ref in pending:
+            subscribe(ref, resolved)
+
+    def _complete(self, record: PendingCall) -> bool:
+        """All top-level refs have values: put them into the message. False when one of them is an error."""
+        for ref in record.top_level:
+            if ref.state == FAILED:
+                self._client.values.fail(record.return_refs(), ref.data)
+                self._client.forget_call(record)
+                return False
+        with self._client.lock:
+            for ref in record.top_level:
+                for inner in ref.contents:
+                    if type(inner) is ObjectRef:
+                        self._client.refs.publish(inner)
+        record.message.values = tuple([Argument(ref.id, value_of(ref)) for ref in record.top_level])
+        return True
+
+    def may_retry(self, record: PendingCall, error: Value) -> bool:
+        """Whether ``retry_exceptions`` covers the error that the call raised."""
+        wanted = record.retry_exceptions
+        if not wanted or not record.retries_left:
+            return False
+        if wanted is True:
+            return True
+        cause = getattr(deserialize_error(error.data), "cause", None)
+        return isinstance(cause, wanted)
+
+
+def listed_ids(task: Task) -> list[bytes]:
+    """The ids that travel in a call: nested and captured refs, refs inside inlined values, stored arguments."""
+    ids = list(task.refs)
+    for argument in task.values:
+        if argument.value.location is not None:
+            ids.append(argument.id)
+        ids += argument.value.contents
+    if task.stored is not None:
+        ids.append(task.stored.id)
+    return ids

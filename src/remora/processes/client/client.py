@@ -1,0 +1,305 @@
+"""A process's part in a session: what it is connected to, who does what, and the common services.
+
+This is where a driver's or worker's objects are put together; each part owns its state:
+
+- ``values``: what is known of the values of refs
+- ``refs``: which refs others know of, and counting
+- ``tasks``, ``actors``: calls that this process submitted
+- ``arena``: reading and writing the node's shared memory
+- ``leadership``: which thread reads the sockets
+
+One lock guards all state machines. It is re-entrant only because the garbage collector may run a user's ``__del__``,
+and so any API call, wherever memory is allocated.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from remora.base.errors import InternalError, LocalRayletDiedError
+from remora.base.ids import ProcessId, node_of, short
+from remora.base.object_ref import ObjectRef
+from remora.messages import actors as actor_messages
+from remora.messages import arena as arena_messages
+from remora.messages import leases as lease_messages
+from remora.messages.arena import Writer
+from remora.messages.counting import Ack, Ping, PublishAck
+from remora.messages.objects import ObjectValue
+from remora.messages.session import SessionEnded, Welcome, WorkerOutput
+from remora.messages.tasks import Close, ReplyAck
+from remora.processes.client.actors import ActorClient
+from remora.processes.client.arena import ArenaClient
+from remora.processes.client.arguments import Arguments
+from remora.processes.client.functions import FunctionTable
+from remora.processes.client.leadership import Leadership
+from remora.processes.client.peers import Peers
+from remora.processes.client.pending import PendingCall
+from remora.processes.client.refs import Refs
+from remora.processes.client.tasks import TaskClient
+from remora.processes.client.values import Values
+from remora.serialization import serialize_system_error
+from remora.system.connection import Connection
+from remora.system.reactor import Reactor
+from remora.system.slot_page import SlotPage
+
+BLOCK_DELAY_S = 0.002
+"""A wait shorter than this is not worth a message."""
+DRAIN_INTERVAL_S = 0.05
+"""How often the deaths of published refs are looked at, while there are any."""
+
+LEASE_MESSAGES = frozenset(lease_messages.MESSAGES)
+ACTOR_MESSAGES = frozenset(actor_messages.MESSAGES)
+ARENA_MESSAGES = frozenset(arena_messages.MESSAGES)
+
+
+class Client:
+    """One process's connection to its node daemon, and all that hangs on it."""
+
+    def __init__(self, daemon: socket.socket, welcome: Welcome, descriptors: list[int], own_actor: Any = None) -> None:
+        arena_descriptor, slot_descriptor = descriptors
+        self.welcome = welcome
+        self.process = ProcessId(welcome.process)
+        self.node = node_of(self.process)
+        self.node_address = socket.gethostname()
+        self.namespace = welcome.namespace
+        self.lock = threading.RLock()
+        self.next_call = count(1)
+        self.reactor = Reactor()
+        self.leadership = Leadership(self.reactor, self.flush, self._housekeep)
+        self.daemon = Connection(daemon, self.reactor, self._on_daemon_messages, self._on_daemon_lost, "daemon")
+        self.slots = SlotPage(slot_descriptor)
+        self.peers = Peers(self.reactor, self.process)
+        self.submitters: dict[bytes, Connection] = {}
+        """Connections on which others submit to this process; only a worker has some."""
+        self.arena = ArenaClient(self, arena_descriptor)
+        self.refs = Refs(self.process, self.send_to_daemon, self._send_to_process, self.arena.published, own_actor)
+        self.functions = FunctionTable()
+        self.values = Values(self)
+        self.arguments = Arguments(self)
+        self.tasks = TaskClient(self, request_limit=max(2, 2 * int(welcome.resources.get("CPU", 1))))
+        self.actors = ActorClient(self)
+        self.ended: str = ""
+        """Why the session is over; empty while it is not."""
+        self.on_message: Callable[[Any], bool] = lambda message: False
+        """What a worker does with the daemon's messages that are only for workers."""
+        self.on_output: Callable[[WorkerOutput], None] = lambda message: None
+        self.periodic: list[Callable[[float], float]] = []
+        """Looked at whenever a leader is about to wait; each returns in how many seconds it wants to look again."""
+        self.on_block: Callable[[], None] | None = None
+        """What a worker does when a thread of it is about to wait for another process; ``on_unblock`` afterwards."""
+        self.on_unblock: Callable[[], None] = lambda: None
+        self._later: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._warned: set[str] = set()
+        self._next_drain_s = 0.0
+        self._replies: dict[int, Any] = {}
+        self._next_request = count(1)
+
+    # ------------------------------------------------------------------ sending
+
+    def send_to_daemon(self, message: Any) -> None:
+        """Put a message for the daemon into the next frame; it leaves at the next :meth:`flush`."""
+        self.daemon.outgoing.append(message)
+
+    def flush_daemon(self) -> None:
+        """Write what was sent to the daemon."""
+        if self.daemon.outgoing:
+            self.daemon.flush()
+
+    def flush(self) -> None:
+        """Write everything, to the daemon first: others may ask it about what we tell it now."""
+        if self.daemon.outgoing:
+            self.daemon.flush()
+        if self.peers.dirty:
+            self.peers.flush()
+        if self._later:
+            self._run_later()
+
+    def nudge(self) -> None:
+        """See that what was sent leaves soon although this thread goes on without waiting."""
+        self.leadership.nudge()
+
+    def _send_to_process(self, process: ProcessId, message: Any) -> None:
+        if type(message) is Close:
+            connection = self.submitters.get(process)
+            if connection is not None:
+                connection.send(message)
+                connection.flush()
+            return
+        if type(message) is not ReplyAck:
+            raise ValueError(f"{message!r} is not for another process")
+        peer = self.peers.find(process)
+        if peer is not None:
+            peer.outgoing.append(message)
+            self.peers.mark_dirty(peer)
+
+    def wait_until(
+        self, done: Callable[[], object], deadline_s: float | None = None, ref: ObjectRef[Any] | None = None
+    ) -> bool:
+        """Wait for another process, see :meth:`Leadership.wait_until`. A worker's CPU is lent out meanwhile."""
+        wait_until = self.leadership.wait_until
+        if self.on_block is None:
+            return wait_until(done, deadline_s, ref)
+        # At once when this process waits for workers itself: the CPU it holds may be the one that is missing.
+        early_s = monotonic() + (0 if self.tasks.has_unanswered_requests() else BLOCK_DELAY_S)
+        if deadline_s is not None and deadline_s <= early_s:
+            return wait_until(done, deadline_s, ref)
+        if wait_until(done, early_s, ref):
+            return True
+        self.on_block()
+        try:
+            return wait_until(done, deadline_s, ref)
+        finally:
+            self.on_unblock()
+
+    def request(self, send: Callable[[int], None], timeout_s: float | None = None) -> Any:
+        """Ask the daemon something: ``send(number)`` sends a message with that ``request``, the answer carries it."""
+        self.check_alive()
+        number = next(self._next_request)
+        self._replies[number] = None
+        send(number)
+        deadline_s = None if timeout_s is None else monotonic() + timeout_s
+        self.wait_until(lambda: self._replies[number] is not None or self.ended, deadline_s)
+        reply = self._replies.pop(number)
+        if reply is None:
+            self.check_alive()
+            raise InternalError(f"the node daemon did not answer within {timeout_s} s")
+        return reply
+
+    def answer(self, number: int, reply: Any) -> None:
+        """The daemon's answer to a :meth:`request` came."""
+        if number in self._replies:
+            self._replies[number] = reply
+
+    # ------------------------------------------------------------------ receiving
+
+    def _on_daemon_messages(self, connection: Connection, messages: list[Any]) -> None:
+        for message in messages:
+            kind = type(message)
+            if kind is ObjectValue:
+                self.values.on_value(message)
+            elif kind is Ack:
+                self._count(self.refs.machine.acknowledged, message.ids, message.ok)
+            elif kind is PublishAck:
+                self._count(self.refs.machine.publish_acknowledged, message.ids)
+            elif kind is Ping:
+                self._count(self.refs.machine.pinged, message.number)
+            elif kind in LEASE_MESSAGES:
+                if not self.on_message(message):
+                    self.tasks.on_lease_message(message)
+            elif kind in ARENA_MESSAGES:
+                self.arena.on_message(message)
+            elif kind is WorkerOutput:
+                self.on_output(message)
+            elif kind is SessionEnded:
+                self.end(message.reason)
+            elif not self.on_message(message):
+                self.actors.on_message(message)
+
+    def _count(self, told: Callable[..., None], *arguments: Any) -> None:
+        with self.lock:
+            told(*arguments)
+            self.refs.carry_out()
+
+    def _on_daemon_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.end(
+            f"the node daemon of this session has ended{f' ({error})' if error else ''}; "
+            f"its log is {self.welcome.session_directory}/daemon.log"
+        )
+
+    # ------------------------------------------------------------------ periodic work
+
+    def _housekeep(self) -> float:
+        """Returns in how many seconds this should be called again; -1 when only an event makes something to do."""
+        if self._later:
+            self._run_later()
+        now_s = monotonic()
+        if now_s >= self._next_drain_s:
+            self._next_drain_s = now_s + DRAIN_INTERVAL_S
+            with self.lock:
+                self.refs.drain()
+                self.arena.drain()
+                self.tasks.tick(now_s)
+            self.flush()
+        is_idle = self.refs.is_idle and self.arena.is_idle and self.tasks.is_idle
+        timeout_s = -1 if is_idle else DRAIN_INTERVAL_S
+        for look in tuple(self.periodic):
+            wanted_s = look(now_s)
+            if wanted_s >= 0 and (timeout_s < 0 or wanted_s < timeout_s):
+                timeout_s = wanted_s
+        return timeout_s
+
+    def later(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call the function soon, on a thread that does not hold the lock."""
+        self._later.append((function, arguments))
+
+    def _run_later(self) -> None:
+        while self._later:
+            function, arguments = self._later.popleft()
+            function(*arguments)
+
+    def warn(self, text: str) -> None:
+        """Tell the user once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    # ------------------------------------------------------------------ the end
+
+    def check_alive(self) -> None:
+        """
+        Raises:
+            LocalRayletDiedError: the session is over.
+        """
+        if self.ended:
+            raise LocalRayletDiedError(self.ended)
+
+    def end(self, reason: str) -> None:
+        """The session is over: everything that waits ends with *reason*."""
+        if self.ended:
+            return
+        self.ended = reason
+        self.tasks.abandon(reason)
+        self.actors.abandon(reason)
+        error = serialize_system_error(LocalRayletDiedError(reason))
+        with self.lock:
+            unfinished = [ref for ref in self.refs.live() if ref.state < 2]
+        self.later(self.values.fail, unfinished, error)
+        self.reactor.wake()
+
+    def forget_call(self, record: PendingCall) -> None:
+        """A call ended before it was sent."""
+        self.actors.forget_call(record)
+
+    def describe_holders(self, writers: Sequence[Writer]) -> str:
+        """Whose objects take most of the store, for the text of an error."""
+        return ", ".join(
+            f"process {short(writer.process)}: {writer.used_bytes / 1e6:.1f} MB"
+            + (" (this one)" if writer.process == self.process else "")
+            for writer in writers
+        )
+
+    def describe_pending(self, ref: ObjectRef[Any]) -> str:
+        """What is known of why a ref has no value yet, for a timeout's text."""
+        record: PendingCall | None = ref.task
+        if record is None:
+            return f"it is made by process {short(ref.id[:8])}"
+        if record.top_level and any(inner.state < 2 for inner in record.top_level):
+            return f"{record.function.name!r} waits for its own arguments"
+        return f"{record.function.name!r} has not finished"
+
+    def close(self) -> None:
+        """Leave the session: close every connection, end the I/O thread."""
+        self.ended = self.ended or "this process has left the session (remora.shutdown)"
+        self.leadership.close()
+        self.peers.close()
+        self.daemon.close()
+        self.arena.close()
+        self.slots.close()
+        self.reactor.close()

@@ -1,0 +1,98 @@
+"""A ref as a future, in ``await``, and in a pickle that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import traceback
+import warnings
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from remora.base.object_ref import BORROWED, FIRST_FINISHED, ObjectRef
+from remora.processes.client.leadership import subscribe
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+
+class Futures:
+    """What :class:`~remora.base.object_ref.ObjectRef` calls for its own methods."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._warned_exported = False
+
+    def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """A future with the ref's value or error. It is loaded by the thread that hears of it."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def finish(_: ObjectRef[Any]) -> None:
+            if future.done():
+                return
+            try:
+                value = self._client.values.load(ref)
+            except BaseException as error:  # noqa: BLE001 - any exception of the user's is the future's result
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        self._when_finished(ref, finish)
+        return future
+
+    def wait_async(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
+        """``await ref``: the loop goes on meanwhile."""
+        if ref.state < FIRST_FINISHED:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def wake(_: ObjectRef[Any]) -> None:
+                loop.call_soon_threadsafe(_set_done, waiter)
+
+            self._when_finished(ref, wake)
+            yield from waiter
+        return self._client.values.load(ref)
+
+    def _when_finished(self, ref: ObjectRef[Any], callback: Any) -> None:
+        if ref.state == BORROWED:
+            self._client.values.request([ref])
+        subscribe(ref, callback)
+        self._client.leadership.expect_replies()
+
+    def reduce_outside(self, ref: ObjectRef[Any]) -> tuple[Any, ...]:
+        """The ref is pickled by something that is not ours: it is held until the job ends, since nobody can count."""
+        with self._client.lock:
+            self._client.refs.export(ref)
+        self._client.nudge()
+        if not self._warned_exported:
+            self._warned_exported = True
+            frame = next((f for f in reversed(traceback.extract_stack()) if "/remora/" not in f.filename), None)
+            where = f" ({frame.filename}:{frame.lineno})" if frame is not None else ""
+            warnings.warn(
+                f"a ref was pickled outside of Remora{where}: its object is kept until the job ends. "
+                "Pass refs as arguments of remote calls, or inside of what you pass",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return load_exported, (ref.id,)
+
+
+def _set_done(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def load_exported(object_id: bytes) -> ObjectRef[Any]:
+    """Unpickle a ref that was pickled outside of Remora's serializers.
+
+    Raises:
+        RuntimeError: this process is not connected to the session.
+    """
+    from remora.base import runtime
+
+    current = runtime.current
+    adopt = getattr(current, "adopt_exported", None)
+    if adopt is None:
+        raise RuntimeError("a ref can only be unpickled in a process that is connected to its session")
+    return adopt(object_id)  # type: ignore[no-any-return]

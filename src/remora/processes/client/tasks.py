@@ -1,0 +1,364 @@
+"""Submitting tasks, and what their replies do: the hot path of `f.remote()`.
+
+The policy (which worker, how deep, how often again) is :class:`~remora.core.submission.Submission`'s; this module
+does what it says and fills the refs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from remora.base.errors import RemoraError, TaskCancelledError, TaskUnschedulableError, WorkerCrashedError
+from remora.base.ids import ObjectId
+from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
+from remora.base.options import TaskOptions
+from remora.base.runtime import Function, Refs
+from remora.core.submission import Fail, Push, Submission
+from remora.core.task_queue import LeasedWorker, TaskShape
+from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
+from remora.messages.objects import Value
+from remora.messages.tasks import CancelTask, Close, Done, HandedBack, Reply, Task
+from remora.processes.client.arguments import listed_ids
+from remora.processes.client.functions import FunctionRecord
+from remora.processes.client.peers import FULL_BATCH, Peer
+from remora.processes.client.pending import PendingCall
+from remora.processes.client.values import tell_waiters
+from remora.serialization import serialize_system_error
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+Worker = LeasedWorker[PendingCall]
+_pack_pair = Struct(">II").pack
+
+
+class CallPlan:
+    """What all calls of one function with the same options have in common; kept in the options' ``record``."""
+
+    __slots__ = ("function", "num_returns", "number", "owner", "record", "refs", "retries", "retry_exceptions", "shape")
+
+    def __init__(
+        self, owner: TaskClient, function: Function, record: FunctionRecord, shape: TaskShape, options: TaskOptions
+    ) -> None:
+        self.owner = owner
+        self.function = function
+        self.record = record
+        self.number = record.number
+        self.refs = record.refs
+        self.shape = shape
+        self.num_returns = options.num_returns
+        self.retries = options.max_retries
+        self.retry_exceptions = options.retry_exceptions
+
+
+class TaskClient:
+    """The tasks that this process has submitted."""
+
+    def __init__(self, client: Client, request_limit: int) -> None:
+        self._client = client
+        self._lock = client.lock
+        self._refs = client.refs
+        self._peers = client.peers
+        self._prefix = client.process
+        self._next_call = client.next_call
+        self._submission: Submission[PendingCall] = Submission(request_limit)
+        self._causes: dict[int, str] = {}
+
+    # ------------------------------------------------------------------ submitting
+
+    def submit(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Refs:
+        """See :meth:`remora.base.runtime.Runtime.submit`."""
+        plan: CallPlan | None = options.record
+        if plan is None or plan.owner is not self or plan.function is not function:
+            plan = self._plan(function, options)
+        call = next(self._next_call)
+        record = PendingCall(call, Task(call, plan.number), plan.record, plan.shape, None, plan.retries)
+        returns: Refs
+        if plan.num_returns == 1:
+            returns = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), PENDING, None, (), None, record)
+        else:
+            record.message.num_returns = plan.num_returns
+            returns = make_returns(self._prefix, call, plan.num_returns, record)
+        record.returns = returns
+        if plan.retry_exceptions:
+            record.retry_exceptions = plan.retry_exceptions
+        if (args or kwargs or plan.refs) and not self._client.arguments.attach(record, args, kwargs, plan.refs):
+            self._client.arguments.when_resolved(record, self._dispatch)
+            return returns
+        self._dispatch(record)
+        return returns
+
+    def _dispatch(self, record: PendingCall) -> None:
+        """Every argument is there: to a worker, or into the queue."""
+        with self._lock:
+            worker = self._submission.submit(record)
+            if worker is None:
+                if self._submission.outbox:
+                    self._carry_out()
+                return
+            peer: Peer = worker.connection
+            is_lone = len(worker.in_flight) == 1
+            if is_lone:
+                worker.busy_since_s = monotonic()
+            outgoing = self._put_on_wire(peer, record)
+        if is_lone:
+            if record.references:
+                self._client.flush_daemon()
+            peer.connection.flush()
+        elif len(outgoing) >= FULL_BATCH:
+            peer.connection.flush()
+            self._client.leadership.serve_now()
+        elif not peer.is_dirty:
+            self._peers.mark_dirty(peer)
+            self._client.nudge()
+
+    def _put_on_wire(self, peer: Peer, record: PendingCall) -> list[Any]:
+        outgoing = peer.outgoing
+        message = record.message
+        if message.function not in peer.defined:
+            peer.defined.add(message.function)
+            outgoing.append(record.function.definition)
+        if record.references:
+            self._refs.call_sent(peer.process, record.call, listed_ids(message), record.references)
+        outgoing.append(message)
+        return outgoing
+
+    def _plan(self, function: Function, options: TaskOptions) -> CallPlan:
+        functions = self._client.functions
+        record: FunctionRecord | None = function.record
+        if record is None or record.owner is not functions:
+            record = function.record = functions.define(function.function, function.name)
+        key = (options.resources, options.strategy)
+        with self._lock:
+            shape = record.shapes.get(key)
+            if shape is None:
+                shape = record.shapes[key] = self._submission.shape(options.resources.units, options.strategy)
+            for ref in record.refs:
+                self._refs.publish(ref)
+        plan = options.record = CallPlan(self, function, record, shape, options)
+        return plan
+
+    # ------------------------------------------------------------------ what workers answer
+
+    def on_replies(self, peer: Peer, messages: list[Any]) -> None:
+        """Fill refs, send what is next."""
+        worker: Worker = peer.calls
+        in_flight = worker.in_flight
+        completed = self._submission.completed
+        waited_for: list[ObjectRef[Any]] = []
+        with self._lock:
+            duration_s = worker.share_s(monotonic(), len(messages))
+            for message in messages:
+                if type(message) is Done:
+                    call = message.call
+                    record = in_flight[call]
+                    ref = record.returns
+                    if type(ref) is ObjectRef and ref.state == PENDING:
+                        ref.data = message.data
+                        ref.state = INLINE
+                        ref.task = None
+                        if ref.waiters is not None:
+                            waited_for.append(ref)
+                        if ref.published:
+                            self._refs.resolve(ref)
+                    if record.references:
+                        self._refs.reply_arrived(peer.process, call, (), True, ())
+                    more = completed(worker, call, duration_s)
+                    if more:
+                        self._push(worker, more)
+                else:
+                    self._on_other(peer, worker, message, duration_s, waited_for)
+            if self._submission.outbox:
+                self._carry_out()
+        for ref in waited_for:
+            tell_waiters(ref)
+
+    def _on_other(
+        self, peer: Peer, worker: Worker, message: Any, duration_s: float, waited_for: list[ObjectRef[Any]]
+    ) -> None:
+        kind = type(message)
+        if kind is Reply:
+            waited_for += self._on_reply(peer, worker, message, duration_s)
+        elif kind is Close:
+            self._refs.close_received(peer.process, message.call)
+        elif kind is HandedBack:
+            for call in message.calls:
+                if worker.in_flight[call].references:
+                    self._refs.handed_back(peer.process, call)
+            self._submission.handed_back(worker, message.calls)
+        else:
+            raise ValueError(f"{peer!r} sent {message!r}, which a worker does not say")
+
+    def _on_reply(self, peer: Peer, worker: Worker, reply: Reply, duration_s: float) -> list[ObjectRef[Any]]:
+        call = reply.call
+        record = worker.in_flight[call]
+        returns: list[Value] = reply.returns
+        retried = False
+        if returns and returns[0].state == FAILED:
+            may_retry = not record.is_cancelled and self._client.arguments.may_retry(record, returns[0])
+            retried, more = self._submission.raised(worker, call, duration_s, may_retry)
+        else:
+            more = self._submission.completed(worker, call, duration_s)
+        waited_for: list[ObjectRef[Any]] = []
+        contents: list[bytes] = []
+        appeared: list[ObjectId] = []
+        if not retried:
+            waited_for, contents, appeared = self._client.values.fill_returns(record, returns, peer.process)
+        if record.references or contents or not reply.closed:
+            self._refs.reply_arrived(peer.process, call, contents, reply.closed, appeared)
+        self._refs.carry_out()
+        if more:
+            self._push(worker, more)
+        return waited_for
+
+    # ------------------------------------------------------------------ leases, and workers that die
+
+    def on_lease_message(self, message: Any) -> None:
+        """The daemon says something about leases."""
+        kind = type(message)
+        with self._lock:
+            if kind is LeaseGranted:
+                worker, records = self._submission.granted(message)
+                if self._connect(worker):
+                    self._push(worker, records)
+            elif kind is ReclaimLease:
+                self._submission.reclaim(message.lease)
+            elif kind is RequestFailed:
+                self._submission.request_failed(message.request, message.reason)
+                self._carry_out(TaskUnschedulableError)
+            elif kind is LeaseDelayed:
+                self._client.warn(message.reason)
+            self._carry_out()
+        if kind is LeaseBroken:
+            self._on_lease_broken(message)
+
+    def _on_lease_broken(self, message: LeaseBroken) -> None:
+        worker = self._submission.worker(message.lease)
+        if worker is None:
+            return
+        self._causes[message.lease] = message.cause
+        peer: Peer | None = worker.connection
+        if peer is None or peer.connection.closed:
+            self._end_worker(worker)
+        else:
+            # It is dead, so all that it ever wrote is there; its socket may be open in a child that it forked.
+            peer.connection.read_to_end()
+            if not peer.connection.closed:
+                self._peers.disconnect(peer)
+                self.on_peer_lost(peer)
+
+    def on_peer_lost(self, peer: Peer) -> None:
+        """The connection was read to its end: the worker is dead, and the daemon says, or has said, how it died."""
+        worker: Worker = peer.calls
+        with self._lock:
+            self._refs.peer_died(peer.process)
+            if self._submission.worker(worker.lease) is not worker:
+                return
+            self._submission.close(worker)
+        if worker.lease in self._causes:
+            self._end_worker(worker)
+
+    def _end_worker(self, worker: Worker) -> None:
+        with self._lock:
+            cause = self._causes.pop(worker.lease)
+            running = self._client.slots.running_call(worker.slot, self._prefix)
+            self._submission.worker_died(worker, running, cause)
+            self._carry_out()
+
+    def _connect(self, worker: Worker) -> bool:
+        try:
+            worker.connection = self._peers.connect(worker.process, worker.address, self, worker)
+        except OSError:
+            # It died before we came; LeaseBroken follows and says how.
+            self._submission.close(worker)
+            return False
+        return True
+
+    # ------------------------------------------------------------------ cancelling, ending
+
+    def cancel(self, record: PendingCall, force: bool, recursive: bool) -> None:
+        """See :meth:`remora.base.runtime.Runtime.cancel`."""
+        with self._lock:
+            record.is_cancelled = True
+            record.retries_left = 0
+            worker = None
+            if not any(ref.state < 2 for ref in record.top_level):
+                worker = self._submission.cancel(record)
+            if worker is not None:
+                peer: Peer = worker.connection
+                peer.outgoing.append(CancelTask(record.call, force, recursive))
+                self._peers.mark_dirty(peer)
+        if worker is None:
+            error = TaskCancelledError(f"task {record.function.name!r} was cancelled before it started")
+            self._client.values.fail(record.return_refs(), serialize_system_error(error))
+        self._client.flush()
+
+    def cancel_since(self, first_call: int, force: bool) -> None:
+        """Cancel every task that was submitted with this call number or a later one."""
+        for record in self._submission.records():
+            if record.call >= first_call:
+                self.cancel(record, force, True)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether :meth:`tick` would have nothing to do until something happens."""
+        return self._submission.is_idle
+
+    def has_unanswered_requests(self) -> bool:
+        """Whether tasks of this process wait for a lease."""
+        return self._submission.has_unanswered_requests()
+
+    def tick(self, now_s: float) -> None:
+        """Periodic: leases that have lingered go back. Wants the lock."""
+        self._submission.tick(now_s)
+        if self._submission.outbox:
+            self._carry_out()
+
+    def abandon(self, cause: str) -> None:
+        """The session is over: every task fails."""
+        with self._lock:
+            self._submission.abandon(cause)
+            self._carry_out()
+
+    # ------------------------------------------------------------------ doing what the machine says
+
+    def _push(self, worker: Worker, records: Sequence[PendingCall]) -> None:
+        peer: Peer = worker.connection
+        if len(worker.in_flight) == len(records):
+            worker.busy_since_s = monotonic()
+        for record in records:
+            self._put_on_wire(peer, record)
+        self._peers.mark_dirty(peer)
+
+    def _carry_out(self, error_class: type[RemoraError] = WorkerCrashedError) -> None:
+        while self._submission.outbox:
+            outbox, self._submission.outbox = self._submission.outbox, []
+            for effect in outbox:
+                if type(effect) is Push:
+                    self._push(effect.worker, effect.records)
+                elif type(effect) is Fail:
+                    self._fail(effect, error_class)
+                else:
+                    self._client.send_to_daemon(effect)
+
+    def _fail(self, effect: Fail, error_class: type[RemoraError]) -> None:
+        record: PendingCall = effect.record
+        name = record.function.name
+        error: RemoraError = error_class(f"task {name!r} failed because {effect.cause}")
+        if record.is_cancelled:
+            error = TaskCancelledError(f"task {name!r} was cancelled")
+        # Its refs may have callbacks of the user's, and the lock is held here.
+        self._client.later(self._client.values.fail, record.return_refs(), serialize_system_error(error))
+
+
+def make_returns(prefix: bytes, call: int, num_returns: int, record: PendingCall) -> list[ObjectRef[Any]] | None:
+    """The refs of a call that does not return exactly one object."""
+    if not num_returns:
+        return None
+    return [
+        ObjectRef(ObjectId(prefix + _pack_pair(call, item)), PENDING, None, (), None, record)
+        for item in range(num_returns)
+    ]

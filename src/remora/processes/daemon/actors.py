@@ -1,0 +1,123 @@
+"""Actors of the node: :class:`~remora.core.actor_registry.ActorRegistry` joined to leases, objects and processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remora.base.errors import ActorDiedError
+from remora.base.ids import ObjectId, ProcessId, short
+from remora.base.object_ref import FAILED
+from remora.base.resources import Resources
+from remora.core import actor_registry as registry_core
+from remora.core.lease import ActorPlaced
+from remora.messages import actors as m
+from remora.messages.objects import Value
+from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
+from remora.processes.daemon.objects import ObjectService
+from remora.processes.daemon.workers import WorkerService
+from remora.serialization import serialize_system_error
+
+
+class ActorService:
+    """Creates, finds, restarts and ends actors."""
+
+    def __init__(self, processes: ConnectedProcesses, workers: WorkerService, objects: ObjectService) -> None:
+        self._processes = processes
+        self._workers = workers
+        self._objects = objects
+        self.registry = registry_core.ActorRegistry()
+        self._now_s = 0.0
+        workers.on_placed = self._on_placed
+        workers.on_unplaceable = self._on_unplaceable
+
+    def on_message(self, connected: ConnectedProcess, message: Any, now_s: float) -> None:
+        """A message about actors."""
+        self._now_s = now_s
+        process = connected.process
+        registry = self.registry
+        kind = type(message)
+        if kind is m.CreateActor:
+            registry.create(process, connected.job, message)
+            self._objects.watch(ObjectId(message.actor))
+        elif kind is m.GetActor:
+            registry.find(process, message.request, message.name, message.namespace)
+        elif kind is m.SubscribeActor:
+            registry.subscribe(process, message.actor)
+        elif kind is m.UnsubscribeActor:
+            registry.unsubscribe(process, message.actor)
+        elif kind is m.KillActor:
+            registry.kill(message.actor, message.no_restart)
+        elif kind is m.ActorConstructed:
+            registry.constructed(process, message)
+        elif kind is m.ActorExiting:
+            registry.exiting(process, message.actor, message.incarnation)
+        elif kind is m.ListActors:
+            names = registry.names(message.namespace)
+            self._processes.send(process, m.ActorNames(message.request, names))
+        else:
+            raise ValueError(f"{connected!r} sent {message!r}, which only a daemon says")
+        self.carry_out()
+
+    def on_object_freed(self, object_id: ObjectId) -> None:
+        """The creation object of an actor is freed: its last handle is gone."""
+        self.registry.handles_gone(object_id)
+        self.carry_out()
+
+    def on_worker_ended(self, connected: ConnectedProcess, cause: str) -> None:
+        """A worker is dead; it may have been an actor's."""
+        self.registry.worker_died(connected.process, cause)
+        self.registry.process_gone(connected.process)
+        self.carry_out()
+
+    def on_process_gone(self, process: ProcessId) -> None:
+        """A driver is gone."""
+        self.registry.process_gone(process)
+
+    def _on_placed(self, effect: ActorPlaced) -> None:
+        worker = effect.worker
+        self.registry.placed(effect.actor, worker.process, worker.address, worker.slot, effect.gpu_ids)
+        self.carry_out()
+
+    def _on_unplaceable(self, actor: bytes, reason: str) -> None:
+        self.registry.unplaceable(actor, reason)
+        self.carry_out()
+
+    # ------------------------------------------------------------------ doing what the registry says
+
+    def carry_out(self) -> None:
+        """Empty the outbox."""
+        outbox = self.registry.outbox
+        while outbox:
+            effects = outbox[:]
+            outbox.clear()
+            for effect in effects:
+                self._do(effect)
+
+    def _do(self, effect: registry_core.Effect) -> None:
+        if isinstance(effect, registry_core.Send):
+            if isinstance(effect.message, m.ConstructActor):
+                self._workers.set_name(effect.process, effect.message.spec.class_name)
+            self._processes.send(effect.process, effect.message)
+        elif isinstance(effect, registry_core.RequestPlacement):
+            self._workers.leases.request_actor(
+                effect.actor,
+                effect.job,
+                Resources(effect.spec.resources),
+                Resources(effect.spec.placement),
+                effect.spec.strategy,
+                effect.spec.environment,
+                now_s=self._now_s,
+            )
+            self._workers.carry_out()
+        elif isinstance(effect, registry_core.CancelPlacement):
+            self._workers.leases.requester_gone(effect.actor, self._now_s)
+            self._workers.carry_out()
+        elif isinstance(effect, registry_core.KillWorker):
+            self._workers.kill(effect.process)
+        # CreationSettled and ReleaseSpec need nothing here: the creation object has its value from birth, and what
+        # the arguments hold is contained in it.
+
+    def error_of(self, actor: bytes, cause: str) -> Value:
+        """The value of what a dead actor should have made."""
+        error = ActorDiedError(f"actor {short(actor)} is dead: {cause}")
+        return Value(FAILED, serialize_system_error(error))

@@ -1,0 +1,160 @@
+"""Objects of the node: the directory (who holds what) and the arena (what lies where), and how they are joined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from remora.base.errors import ObjectLostError, OwnerDiedError
+from remora.base.ids import NodeId, ObjectId, ProcessId, short
+from remora.core import arena as arena_core
+from remora.core.arena_layout import offset_space_of
+from remora.core.arena_records import PunchHoles, ReadMemory
+from remora.core.counting.directory import Directory
+from remora.core.counting.entries import Loss, LossReason
+from remora.core.counting.vocabulary import FreeLocation, KeepLocation, ObjectFreed, Send
+from remora.messages import arena as arena_messages
+from remora.messages.counting import Publish, Resolve, Store
+from remora.messages.objects import Location, Value
+from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
+from remora.serialization import serialize_system_error
+from remora.system.memory_limits import MemoryLimits
+from remora.system.shared_memory import SharedMemory
+
+
+class ObjectService:
+    """The directory and the arena of one node.
+
+    ``on_freed(object_id)`` is called for watched objects (:meth:`watch`) that lost their last holder.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        limit_bytes: int,
+        grace_s: float,
+        processes: ConnectedProcesses,
+        on_freed: Callable[[ObjectId], None],
+    ) -> None:
+        self._processes = processes
+        self._on_freed = on_freed
+        self.memory = SharedMemory.create(offset_space_of(limit_bytes))
+        self.arena = arena_core.ArenaAllocator(limit_bytes, self.memory.size_bytes)
+        self.directory = Directory(node, _describe_loss, grace_s)
+        self._limits = MemoryLimits()
+
+    # ------------------------------------------------------------------ messages
+
+    def on_counting(self, process: ProcessId, message: Any, now_s: float) -> None:
+        """A message of counting, or about the value of an object."""
+        location = _written_location(message)
+        if location is not None:
+            self.arena.publish(process, location.offset, location.size_bytes)
+        self.directory.process_message(process, message)
+        self.carry_out(now_s)
+
+    def on_arena(self, process: ProcessId, message: Any, now_s: float) -> None:
+        """A message about space."""
+        kind = type(message)
+        if kind is arena_messages.AllocateBlock:
+            self.arena.allocate_block(process, message, now_s)
+        elif kind is arena_messages.AllocateExtent:
+            self.arena.allocate_extent(process, message, now_s)
+        elif kind is arena_messages.ExtentsReturned:
+            self.arena.extents_returned(process, message, now_s)
+        elif kind is arena_messages.ReleaseBlocks:
+            self.arena.release(process, message, now_s)
+        else:
+            raise ValueError(f"process {short(process)} sent {message!r}, which only a daemon says")
+        self._carry_out_arena(now_s)
+
+    # ------------------------------------------------------------------ life of processes
+
+    def process_connected(self, process: ProcessId, job: ProcessId) -> None:
+        """A driver or worker is there."""
+        self.directory.process_connected(process, job)
+
+    def process_ended(self, connected: ConnectedProcess, now_s: float) -> None:
+        """Its connection was read to the end, and it does not run any more."""
+        self.directory.process_ended(connected.process, now_s, connected.is_leaving)
+        self.arena.process_dead(connected.process, now_s)
+        self.carry_out(now_s)
+
+    def watch(self, object_id: ObjectId) -> bool:
+        """Have ``on_freed`` called when the object is freed; false when it is gone already."""
+        return self.directory.watch(object_id)
+
+    def publish_error(self, object_id: ObjectId, maker: ProcessId, data: Value, now_s: float) -> None:
+        """Give a published, pending object an error in the place of its maker."""
+        self.directory.resolve(maker, Resolve(object_id, data))
+        self.carry_out(now_s)
+
+    def tick(self, now_s: float) -> float | None:
+        """Do what is due; when to come again (monotonic seconds), or None."""
+        self.directory.tick(now_s)
+        self.arena.tick(now_s)
+        self.carry_out(now_s)
+        times = [time for time in (self.directory.next_deadline_s, self.arena.next_wakeup_s()) if time is not None]
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------ doing what the machines say
+
+    def carry_out(self, now_s: float) -> None:
+        """Empty both outboxes."""
+        freed: list[int] = []
+        directory = self.directory
+        while directory.outbox:
+            outbox = directory.outbox[:]
+            directory.outbox.clear()
+            for effect in outbox:
+                kind = type(effect)
+                if kind is Send:
+                    self._processes.send(effect.to, effect.message)
+                elif kind is FreeLocation:
+                    freed.append(effect.location.offset)
+                elif kind is ObjectFreed:
+                    self._on_freed(ObjectId(effect.id))
+                else:
+                    assert kind is KeepLocation, f"a daemon cannot do {effect!r}"
+        if freed:
+            self.arena.free(freed, now_s)
+        self._carry_out_arena(now_s)
+
+    def _carry_out_arena(self, now_s: float) -> None:
+        arena = self.arena
+        while arena.outbox:
+            effect = arena.outbox.pop(0)
+            if isinstance(effect, ReadMemory):
+                arena.memory_read(now_s, self._limits.available_bytes(), self.memory.resident_bytes())
+            elif isinstance(effect, PunchHoles):
+                self.memory.punch(effect.ranges)
+                arena.punched(now_s)
+            else:
+                self._processes.send(effect.process, effect.message)
+
+    def descriptors(self) -> list[int]:
+        """What a process needs to use the arena."""
+        return [self.memory.fd]
+
+
+def default_limit_bytes() -> int:
+    """30 % of the machine's memory."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.3)
+
+
+def _written_location(message: Any) -> Location | None:
+    """Where the sender of the message has written the object that it tells of."""
+    if isinstance(message, Store):
+        return message.location
+    if isinstance(message, Publish | Resolve) and not message.writer:
+        return message.value.location
+    return None
+
+
+def _describe_loss(loss: Loss) -> bytes:
+    """What ``get`` raises for an object that has no value and will never have one."""
+    error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
+    where = f"node {short(loss.where)}" if len(loss.where) == 4 else f"process {short(loss.where)}"
+    reason = f"{loss.reason.value} ({where})"
+    return serialize_system_error(error_class(object_id=loss.id, reason=reason, node=short(loss.id[:4])))

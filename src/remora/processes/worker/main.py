@@ -1,0 +1,227 @@
+"""The main function of a worker process: joins its node, takes calls, runs them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from remora.base import runtime
+from remora.base.configuration import WorkerConfiguration, worker_socket_name
+from remora.base.ids import ProcessId
+from remora.messages.actors import ActorExiting, ConstructActor, EndActor
+from remora.messages.counting import ItemAck
+from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
+from remora.messages.session import Leaving, SessionEnded
+from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, ReplyAck, Task
+from remora.processes.client.arguments import listed_ids
+from remora.processes.client.client import Client
+from remora.processes.worker.actor import construct_actor
+from remora.processes.worker.call_runner import CallRunner, WorkerExit
+from remora.processes.worker.cancellation import cancel_call, install_cancel_handler
+from remora.processes.worker.context import ActorContext
+from remora.processes.worker.serial_executor import SerialExecutor
+from remora.processes.worker.submitters import Submitter
+from remora.processes.worker.threaded_executor import ThreadedExecutor
+from remora.processes.worker.worker_runtime import WorkerRuntime
+from remora.system.connection import Connection
+from remora.system.handshake import (
+    connect_unix,
+    listen_unix,
+    peer_is_same_user,
+    receive_welcome,
+    refusal_of,
+    send_hello,
+)
+from remora.system.session_directory import DAEMON_SOCKET
+
+
+def main(configuration: WorkerConfiguration) -> int:
+    """Run the worker to its end; the exit code."""
+    worker = Worker(configuration)
+    try:
+        worker.run()
+    except WorkerExit as leaving:
+        if worker.actor is not None and not leaving.exit_code:
+            worker.client.send_to_daemon(ActorExiting(worker.actor.actor, worker.actor.incarnation))
+        worker.leave()
+        return leaving.exit_code
+    worker.leave()
+    return 0
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, configuration: WorkerConfiguration) -> None:
+        directory = configuration.session_directory
+        self._listener = listen_unix(os.path.join(directory, worker_socket_name(configuration.worker_number)))
+        daemon = connect_unix(os.path.join(directory, DAEMON_SOCKET))
+        send_hello(daemon, "worker", ProcessId(configuration.process_id))
+        welcome, descriptors = receive_welcome(daemon)
+        self.client = client = Client(daemon, welcome, descriptors)
+        client.on_message = self._on_daemon_message
+        client.periodic.append(self._look)
+        client.on_block = self._on_block
+        client.on_unblock = self._on_unblock
+        self.runner = CallRunner(client, welcome.slot)
+        self.executor: Any = SerialExecutor(client, self.runner, hands_back=True)
+        self.job = ProcessId(welcome.job)
+        self.actor: ActorContext | None = None
+        self._blocked_threads = 0
+        self._construct: ConstructActor | None = None
+        client.reactor.register(self._listener.fileno(), self._on_connect)
+        runtime.current = WorkerRuntime(client, self)
+
+    def run(self) -> None:
+        """Take and run calls until told to leave."""
+        install_cancel_handler()
+        self.client.leadership.start_io_thread()
+        while True:
+            self.executor.run()
+            if self._construct is None or self.client.ended:
+                return
+            message, self._construct = self._construct, None
+            construct_actor(self, message)
+
+    def leave(self) -> None:
+        """Write what is unwritten, say goodbye, close."""
+        client = self.client
+        client.flush()
+        for connection in client.submitters.values():
+            connection.flush()
+        client.wait_until(self._is_settled, None)
+        if not client.ended:
+            client.send_to_daemon(Leaving())
+            client.flush()
+        client.close()
+        self._listener.close()
+
+    def _is_settled(self) -> bool:
+        """Nobody depends on anything that this process keeps for them, and all is written."""
+        if self.client.ended:
+            return True
+        unsent = sum(connection.unsent_bytes for connection in self.client.submitters.values())
+        return self.client.refs.machine.is_quiet and not unsent
+
+    # ------------------------------------------------------------------ submitters
+
+    def _on_connect(self, mask: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        if not peer_is_same_user(sock):
+            sock.close()
+            return
+        Connection(sock, self.client.reactor, self._on_hello, self._on_submitter_lost)
+
+    def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
+        hello = messages[0]
+        if refusal_of(hello) is not None:
+            connection.close()
+            return
+        submitter = Submitter(connection, ProcessId(hello.process))
+        connection.peer = submitter
+        connection.on_messages = self._on_messages
+        self.client.submitters[submitter.process] = connection
+        if len(messages) > 1:
+            self._on_messages(connection, messages[1:])
+
+    def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
+        submitter: Submitter = connection.peer
+        add = self.executor.add
+        for message in messages:
+            kind = type(message)
+            if kind is Task:
+                if message.refs or message.values or message.stored is not None:
+                    self._note_refs(submitter, message)
+                add((submitter, message))
+            elif kind is DefineFunction or kind is DefineMethod:
+                submitter.definitions[message.function] = message
+            elif kind is ReplyAck:
+                self._count(self.client.refs.machine.reply_acked, submitter.process, message.call)
+            elif kind is ItemAck:
+                self._count(self.client.refs.machine.item_acked, submitter.process, message.call, message.item)
+            elif kind is CancelTask:
+                self.cancel(submitter, message)
+            else:
+                raise ValueError(f"{submitter!r} sent {message!r}, which no submitter says")
+
+    def _note_refs(self, submitter: Submitter, task: Task) -> None:
+        ids = listed_ids(task)
+        if ids:
+            self._count(self.client.refs.machine.task_received, submitter.process, task.call, ids)
+
+    def _count(self, told: Any, *arguments: Any) -> None:
+        with self.client.lock:
+            told(*arguments)
+            self.client.refs.carry_out()
+
+    def _on_submitter_lost(self, connection: Connection, error: Exception | None) -> None:
+        submitter: Submitter | None = connection.peer
+        if submitter is None:
+            return
+        self.executor.drop_all_of(submitter)
+        with self.client.lock:
+            if self.client.submitters.get(submitter.process) is connection:
+                del self.client.submitters[submitter.process]
+            submitter.function_refs.clear()
+            self.client.refs.peer_died(submitter.process)
+
+    def make_executor(self, is_async: bool, max_concurrency: int) -> Any:
+        """What runs the calls of an actor with these options."""
+        if is_async:
+            # It imports asyncio, which costs 40 ms.
+            from remora.processes.worker.async_executor import AsyncExecutor
+
+            return AsyncExecutor(self.client, self.runner, max_concurrency)
+        if max_concurrency > 1:
+            return ThreadedExecutor(self.client, self.runner, max_concurrency)
+        return SerialExecutor(self.client, self.runner, hands_back=False)
+
+    def cancel(self, submitter: Submitter, message: CancelTask) -> None:
+        """A submitter wants a call to end."""
+        cancel_call(self, submitter, message)
+
+    # ------------------------------------------------------------------ the daemon
+
+    def _on_daemon_message(self, message: Any) -> bool:
+        kind = type(message)
+        if kind is SessionEnded or kind is EndActor:
+            self.executor.end()
+        elif kind is ConstructActor:
+            # By the main thread, which leaves the executor for it: this worker has run nothing yet, or is idle.
+            self._construct = message
+            self.executor.end()
+        elif kind is LeaseEnded:
+            self.client.periodic.append(self._report_idle)
+        else:
+            return False
+        return True
+
+    def _report_idle(self, now_s: float) -> float:
+        """The holder of the lease is gone: say when what it sent has ended."""
+        if not self.executor.is_idle:
+            return 0.005
+        self.client.periodic.remove(self._report_idle)
+        self.client.send_to_daemon(WorkerState(WORKER_IDLE))
+        return -1
+
+    def _look(self, now_s: float) -> float:
+        return float(self.executor.look(now_s))
+
+    # ------------------------------------------------------------------ blocking
+
+    def _on_block(self) -> None:
+        """A thread of this process waits for another process: the CPU is free, and what is queued here may be it."""
+        self.executor.hand_back()
+        with self.client.lock:
+            self._blocked_threads += 1
+            if self._blocked_threads == 1:
+                self.client.send_to_daemon(WorkerState(WORKER_BLOCKED))
+
+    def _on_unblock(self) -> None:
+        with self.client.lock:
+            self._blocked_threads -= 1
+            if not self._blocked_threads:
+                self.client.send_to_daemon(WorkerState(WORKER_RUNNING))

@@ -1,0 +1,181 @@
+"""Runs calls one after another in the main thread: tasks, and actors without concurrency.
+
+The main thread, not another one, because a signal can then interrupt a call, and because libraries expect it. While
+it runs a call nobody may be reading the sockets: after a moment the I/O thread does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from remora.messages.tasks import HandedBack, Task
+from remora.processes.worker.call_runner import CallRunner
+from remora.processes.worker.context import Call, running
+from remora.processes.worker.submitters import Submitter
+from remora.system import interrupts
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+REPLY_DELAY_S = 200e-6
+"""A reply waits so long for company when more calls are queued."""
+LONG_CALL_S = 0.01
+"""A task that runs longer gives the ones behind it back to their submitter."""
+MAX_UNSENT_BYTES = 8 << 20
+
+
+class SerialExecutor:
+    """One queue, one thread."""
+
+    def __init__(self, client: Client, runner: CallRunner, hands_back: bool) -> None:
+        self._client = client
+        self._runner = runner
+        self._hands_back = hands_back
+        self._queue: deque[Call] = deque()
+        self._dirty: dict[Submitter, None] = {}
+        self._began_s = 0.0
+        self._is_ending = False
+        self.first_call = 0
+        """Calls that this process has submitted since are the running call's children."""
+
+    # ------------------------------------------------------------------ from the thread that leads
+
+    def add(self, call: Call) -> None:
+        """A call came."""
+        self._queue.append(call)
+
+    def drop(self, submitter: Submitter, call: int) -> Task | None:
+        """Take a call that has not begun out of the queue; None when it is not there."""
+        for queued in self._queue:
+            if queued[0] is submitter and queued[1].call == call:
+                try:
+                    self._queue.remove(queued)
+                except ValueError:  # it has begun meanwhile
+                    return None
+                return queued[1]
+        return None
+
+    def drop_all_of(self, submitter: Submitter) -> None:
+        """The submitter is dead: what has not begun is not wanted."""
+        for queued in [queued for queued in self._queue if queued[0] is submitter]:
+            self.drop(submitter, queued[1].call)
+
+    def is_running(self, submitter: Submitter, call: int) -> bool:
+        """Whether this very call runs now."""
+        current = running_main.call
+        return current is not None and current[0] is submitter and current[1].call == call
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self._queue and not self._began_s
+
+    def end(self) -> None:
+        """Leave :meth:`run` when the queue is empty."""
+        self._is_ending = True
+
+    def look(self, now_s: float) -> float:
+        """Periodic, on another thread: give back what waits behind a long call. Returns when to look again, in s."""
+        if not self._queue or not self._began_s:
+            return -1
+        left_s = self._began_s + LONG_CALL_S - now_s
+        if left_s > 0:
+            return left_s
+        self.hand_back()
+        return -1
+
+    def hand_back(self) -> None:
+        """Give what has not begun back to its submitters: this worker is going to be busy, or waits itself."""
+        if not self._hands_back:
+            return
+        calls: dict[Submitter, list[int]] = {}
+        while self._queue:
+            try:
+                submitter, task = self._queue.pop()
+            except IndexError:  # the main thread took the last one
+                break
+            calls.setdefault(submitter, []).append(task.call)
+        for submitter, numbers in calls.items():
+            numbers.reverse()
+            with self._client.lock:
+                for number in numbers:
+                    self._client.refs.machine.task_handed_back(submitter.process, number)
+                submitter.connection.send(HandedBack(numbers))
+            submitter.connection.flush()
+
+    # ------------------------------------------------------------------ the main thread
+
+    def run(self) -> None:
+        """Until :meth:`end`, or the session ends."""
+        leadership = self._client.leadership
+        while not self._client.ended:
+            leadership.wait_until(self._has_something)
+            if self._queue:
+                self._run_queued()
+            elif self._is_ending:
+                return
+
+    def _has_something(self) -> bool:
+        return bool(self._queue) or self._is_ending or bool(self._client.ended)
+
+    def _run_queued(self) -> None:
+        queue = self._queue
+        run = self._runner.run
+        dirty = self._dirty
+        next_call = self._client.next_call
+        self._began_s = flushed_s = monotonic()
+        try:
+            while queue:
+                try:
+                    call = queue.popleft()
+                except IndexError:  # handed back meanwhile
+                    break
+                running.call = running_main.call = call
+                self.first_call = next(next_call)
+                submitter = call[0]
+                run(submitter, call[1])
+                if interrupts.pending:
+                    # A cancel that came too late for its call is not for the next one.
+                    interrupts.pending.clear()
+                dirty[submitter] = None
+                self._began_s = now_s = monotonic()
+                if now_s - flushed_s > REPLY_DELAY_S or not queue:
+                    self._flush()
+                    flushed_s = now_s
+                    if queue:
+                        # The I/O thread takes the lead when nobody has had it for a moment; keep it away.
+                        self._client.leadership.serve_now()
+        finally:
+            running.call = running_main.call = None
+            self._began_s = 0.0
+            self._flush()
+
+    def _flush(self) -> None:
+        self._client.flush()
+        dirty = self._dirty
+        while dirty:
+            submitter, _ = dirty.popitem()
+            submitter.connection.flush()
+            if submitter.connection.unsent_bytes > MAX_UNSENT_BYTES:
+                # Stop running calls whose replies nobody reads; go on reading.
+                self._client.leadership.wait_until(
+                    lambda connection=submitter.connection: (
+                        connection.unsent_bytes < MAX_UNSENT_BYTES  # type: ignore[misc]
+                        or connection.closed
+                    )
+                )
+
+    def flush_submitters(self) -> None:
+        """Write replies that wait for company: this thread is going to wait itself."""
+        self._flush()
+
+
+class _RunningMain:
+    """The call of the main thread, for other threads; ``running`` is each thread's own."""
+
+    call: Call | None = None
+
+
+running_main = _RunningMain()

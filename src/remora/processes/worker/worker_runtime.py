@@ -1,0 +1,64 @@
+"""The runtime inside a task or an actor: the client's, and what only running code can ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from remora.base.runtime import ActorFound, ContextInformation
+from remora.processes.client.client import Client
+from remora.processes.client.client_runtime import ClientRuntime
+from remora.processes.worker.call_runner import ActorExit
+from remora.processes.worker.context import current_call, task_id_of
+
+if TYPE_CHECKING:
+    from remora.processes.worker.main import Worker
+
+
+class WorkerRuntime(ClientRuntime):
+    """See :class:`remora.base.runtime.Runtime`."""
+
+    def __init__(self, client: Client, worker: Worker) -> None:
+        super().__init__(client)
+        self._worker = worker
+
+    def context(self) -> ContextInformation:
+        """See :class:`~remora.base.runtime.Runtime`."""
+        information = msgspec.structs.replace(super().context(), is_driver=False, job_id=self._worker.job.hex())
+        call = current_call()
+        if call is not None:
+            submitter, task = call
+            name = submitter.name_of(task.function)
+            information = msgspec.structs.replace(
+                information, task_id=task_id_of(call).hex(), task_name=name, function_name=name
+            )
+        actor = self._worker.actor
+        if actor is not None:
+            information = msgspec.structs.replace(
+                information,
+                actor_id=actor.actor.hex(),
+                actor_name=actor.name or None,
+                namespace=actor.namespace or information.namespace,
+                was_reconstructed=actor.incarnation > 1,
+                gpu_ids=actor.gpu_ids,
+            )
+        return information
+
+    def current_actor(self) -> ActorFound | None:
+        """See :class:`~remora.base.runtime.Runtime`."""
+        actor = self._worker.actor
+        if actor is None:
+            return None
+        with self._client.lock:
+            (creation,) = self._client.refs.adopt([actor.actor])
+        return creation, actor.handle
+
+    def exit_actor(self) -> NoReturn:
+        """See :class:`~remora.base.runtime.Runtime`."""
+        if self._worker.actor is None or current_call() is None:
+            super().exit_actor()
+        raise ActorExit
+
+    def shutdown(self) -> None:
+        """A worker leaves its session when its daemon says so; code that calls this in a task means its own driver."""
