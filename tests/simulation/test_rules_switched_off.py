@@ -154,6 +154,13 @@ class CountsOnlyTheFirstBirth(Unchecked):
         super().appeared([object_id for object_id in ids if not self._ref(object_id).instances])
 
 
+class LendsItsHandleWithoutHoldingIt(Unchecked):
+    own_actor_is_lent = False  # type: ignore[assignment]
+
+    def _register_own_actor(self) -> None:
+        pass
+
+
 # Rules of the home
 
 
@@ -375,6 +382,7 @@ MUTANTS = [
     Mutant(KeepsCopiesOfDeadWorkers, "big-local", "kill"),
     Mutant(KeepsUnwantedCopies, "big big-local"),
     Mutant(CountsOnlyTheFirstBirth, "keep aba-local twice"),
+    Mutant(LendsItsHandleWithoutHoldingIt, "actor-lends-itself"),
     Mutant(ParksUntilPublished, "keep two-unknown"),
     Mutant(SendsOnePingForAll, "two-unknown-late"),
     Mutant(ResolvesWhatIsFreed, "pending-drop"),

@@ -13,8 +13,8 @@ A story names its nodes and processes, then says what each does, in an order tha
 The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``actor PROCESS NAME`` (make it
 an actor), ``call WORKER TASK [REFS] -> RESULT`` (nested refs), ``call WORKER TASK values [REFS] -> RESULT`` (at top
 level), ``return TASK [REFS]``, ``return TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``, ``get
-REF``, ``get REF in TASK``, ``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is known
-here), ``has TASK`` (it runs here), ``closed TASK``.
+REF``, ``get REF in TASK``, ``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is
+known here), ``has TASK`` (it runs here), ``closed TASK``.
 
 Lines of nobody: ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall
 FROM TO`` stop and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
@@ -63,7 +63,11 @@ class Story:
 
     @classmethod
     def parse(cls, name: str, text: str) -> Story:
-        """The story in a text. Lines that start with ``#`` are for the reader."""
+        """The story in a text. Lines that start with ``#`` are for the reader.
+
+        Raises:
+            ValueError: a line is of nobody in the story.
+        """
         layout: Layout = {}
         steps: list[tuple[str, Step]] = []
         for line in text.splitlines():
@@ -76,8 +80,10 @@ class Story:
                     layout[node.strip()] = processes.split()
             elif words[0] in FAULTS + TIMING:
                 steps.append(("", words))
-            else:
+            elif any(words[0] in processes for processes in layout.values()) or not layout:
                 steps.append((words[0], words[1:]))
+            else:
+                raise ValueError(f"story {name}: nobody is called {words[0]} in {line!r}")
         return cls(name, layout, steps)
 
 

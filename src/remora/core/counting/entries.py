@@ -33,6 +33,9 @@ class Loss(msgspec.Struct, frozen=True):
 DescribeLoss = Callable[[Loss], bytes]
 """Makes the serialized error that stands for the object's value."""
 
+NO_CONTENTS: dict[ObjectId, Hold] = {}
+"""Shared by all that contain nothing, never written to."""
+
 
 class Entry:
     """One published object at its home.
@@ -50,7 +53,7 @@ class Entry:
         self.writer: bytes = publisher
         """Who wrote it to the arena."""
         self.holders: dict[bytes, None] = {publisher: None}
-        self.contents: dict[ObjectId, Hold] = {}
+        self.contents = NO_CONTENTS
         """Ids inside the value, and whether their homes have written this object down as their holder."""
         self.asked = 0
         """How many of them have not answered."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from remora.base.ids import NodeId, ObjectId, ProcessId, process_of
 from remora.base.object_ref import FAILED, PENDING
 from remora.core.counting.copies import ArenaCopies
-from remora.core.counting.entries import DescribeLoss, Entry, Loss, LossReason
+from remora.core.counting.entries import NO_CONTENTS, DescribeLoss, Entry, Loss, LossReason
 from remora.core.counting.holders import Holders
 from remora.core.counting.parking import DropRequest, GetRequest, KeepRequest
 from remora.core.counting.vocabulary import FreeLocation, Hold, home_of, is_process
@@ -42,7 +42,7 @@ class Values(Holders):
         contents = [ObjectId(content) for content in dict.fromkeys(value.contents) if content != object_id]
         if value.contents or self._lies_elsewhere(value):
             entry.acknowledge = sender
-        entry.contents = dict.fromkeys(contents, Hold.ASKED)
+        entry.contents = dict.fromkeys(contents, Hold.ASKED) if contents else NO_CONTENTS
         entry.asked = len(contents)
         for content in contents:
             self._hold(content, object_id)
@@ -200,7 +200,7 @@ class Values(Holders):
         self._pending.pop(object_id, None)
         entry.value = self._lost(object_id, reason, where)
         entry.copy = Hold.NONE
-        contents, entry.contents, entry.asked = entry.contents, {}, 0
+        contents, entry.contents, entry.asked = entry.contents, NO_CONTENTS, 0
         self._drop([content for content, hold in contents.items() if hold is not Hold.GONE], object_id)
 
     def _lost(self, object_id: ObjectId, reason: LossReason, where: bytes) -> Value:
