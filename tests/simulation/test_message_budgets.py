@@ -10,7 +10,8 @@ from collections import Counter
 
 import pytest
 
-from remora.testing.counting_stories import Story, Telling
+from remora.testing.counting_stories import Story
+from remora.testing.counting_telling import Telling
 
 BETWEEN_DAEMONS = {"NodeRegister", "NodeAck", "NodeRelease", "Keep", "KeepAck", "Unkeep"}
 BETWEEN_PROCESSES = {"Close", "ReplyAck", "ItemAck"}

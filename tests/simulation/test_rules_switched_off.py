@@ -21,9 +21,11 @@ from remora.core.counting.vocabulary import CountingError, Hold, LetGo, Send, ho
 from remora.messages import counting as m
 from remora.messages.objects import Value
 from remora.messages.tasks import Task
-from remora.testing.counting_client import End, SimulatedClient
+from remora.testing.counting_client import SimulatedClient
+from remora.testing.counting_parts import End
 from remora.testing.counting_programs import Simulation
-from remora.testing.counting_stories import Story, Telling
+from remora.testing.counting_stories import Story
+from remora.testing.counting_telling import Telling
 from remora.testing.counting_world import World
 
 STORIES = Path(__file__).parent / "stories"
@@ -343,6 +345,7 @@ class _Captured:
     def __init__(self, network: Any, refs: tuple[ObjectId, ...]) -> None:
         self.network = network
         self.refs = refs
+        self.actors = network.actors
 
     def send(self, sender: bytes, to: bytes, message: msgspec.Struct) -> None:
         if isinstance(message, Task):

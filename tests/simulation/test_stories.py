@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from remora.testing.counting_stories import Death, Story, Telling
+from remora.testing.counting_stories import Death, Story
+from remora.testing.counting_telling import Telling
 
 PATHS = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 SEEDS = {"": 15, "kill": 15, "cut": 6}

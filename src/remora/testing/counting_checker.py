@@ -20,7 +20,8 @@ from remora.core.counting.vocabulary import Hold, home_of
 from remora.messages import counting as m
 from remora.messages.objects import Value
 from remora.messages.tasks import Reply, Task
-from remora.testing.counting_client import Item, SimulatedClient
+from remora.testing.counting_client import SimulatedClient
+from remora.testing.counting_parts import Item
 from remora.testing.counting_world import Violation, World
 
 Claim = tuple[ProcessId, ObjectId]

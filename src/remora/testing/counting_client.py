@@ -6,7 +6,7 @@ is one instance per id, its death is told late, and an object that was never pub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,58 +15,9 @@ from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.process import ProcessRefs
 from remora.messages import counting as m
-from remora.messages.objects import GetObjects, Location, ObjectValue, Value
+from remora.messages.objects import GetObjects, ObjectValue, Value
 from remora.messages.tasks import Argument, Close, Reply, ReplyAck, Task
-
-
-class Item(msgspec.Struct, array_like=True, frozen=True):
-    """A generator item."""
-
-    call: int
-    item: int
-    value: Value
-
-
-class End(msgspec.Struct, array_like=True, frozen=True):
-    """The sender's socket was read to its end."""
-
-
-@dataclass
-class OwnObject:
-    """An object made by this process, as long as a ref lives or its value is awaited."""
-
-    value: Value
-    published: bool = False
-
-
-@dataclass(eq=False)
-class RunningCall:
-    """A task here, between its arrival and the end of its user code."""
-
-    told: bool
-    variables: list[ObjectId]
-    orphaned: bool = False
-    items: int = 0
-
-
-@dataclass
-class SubmittedCall:
-    """A call from here whose arguments are held."""
-
-    worker: ProcessId
-    held: tuple[ObjectId, ...]
-    result: ObjectId
-    told: bool
-    replied: bool = False
-
-
-class Network:
-    """What a client needs of the world around it."""
-
-    send: Callable[[bytes, bytes, msgspec.Struct], None]
-    new_location: Callable[[NodeId], Location]
-    actors: dict[ProcessId, ObjectId]
-    """Per process that is an actor: the object that its creation made."""
+from remora.testing.counting_parts import End, Item, Network, OwnObject, RunningCall, SubmittedCall
 
 
 @dataclass(eq=False)

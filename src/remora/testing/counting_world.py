@@ -19,7 +19,8 @@ from remora.core.counting.vocabulary import DAEMON, Effect, FreeLocation, KeepLo
 from remora.messages import counting as m
 from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value
 from remora.messages.tasks import Close, Reply, ReplyAck, Task
-from remora.testing.counting_client import End, Item, Network, SimulatedClient
+from remora.testing.counting_client import SimulatedClient
+from remora.testing.counting_parts import End, Item, Network
 
 Layout = dict[str, list[str]]
 """Names of nodes, and of the processes of each."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from remora.testing.counting_programs import Simulation
-from remora.testing.counting_stories import Story, Telling
+from remora.testing.counting_stories import Story
+from remora.testing.counting_telling import Telling
 from remora.testing.counting_world import Violation
 
 

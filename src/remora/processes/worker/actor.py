@@ -40,15 +40,16 @@ def construct_actor(worker: Worker, message: ConstructActor) -> None:
         client.refs.machine.become_actor(ObjectId(message.actor))
         client.refs.machine.task_received(creator, call, [ObjectId(one) for one in listed_ids(task)])
     error_data = _construct(worker, message, task)
+    # Before the daemon hears of it: the first call may arrive as soon as it does.
+    if error_data:
+        worker.executor = worker.make_executor(is_async=False, max_concurrency=1)
+    else:
+        worker.executor = worker.make_executor(spec.is_async, spec.max_concurrency)
     with client.lock:
         client.refs.task_ended(creator, call, [], {})
         client.refs.carry_out()
         error = Value(FAILED, error_data) if error_data else None
         client.send_to_daemon(ActorConstructed(message.actor, message.incarnation, error))
-    if error_data:
-        worker.executor = worker.make_executor(is_async=False, max_concurrency=1)
-    else:
-        worker.executor = worker.make_executor(spec.is_async, spec.max_concurrency)
     client.flush()
 
 
