@@ -20,9 +20,8 @@ Lines of nobody: ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are 
 FROM TO`` stop and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
 
 Told *in order*, the first step that can be done is done, else the oldest message is delivered; what cannot be done
-any more after a fault is left out. Told *shuffled*, from a
-seed, the processes go their own ways and messages take any time. Either ends with every task ended, every ref
-dropped and the check that nothing is left.
+any more after a fault is left out. Told *shuffled*, from a seed, the processes go their own ways and messages take any
+time. Either ends with every task ended, every ref dropped and the check that nothing is left.
 """
 
 from __future__ import annotations

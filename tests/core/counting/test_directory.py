@@ -139,6 +139,13 @@ def test_a_process_cannot_speak_for_others(home: Directory, message: msgspec.Str
     assert taken(home) == []
 
 
+def test_messages_that_are_not_said_to_a_home_are_refused(home: Directory) -> None:
+    with pytest.raises(CountingError, match="no process says"):
+        home.process_message(P, m.Ack([A], True))
+    with pytest.raises(CountingError, match="no daemon says"):
+        home.node_message(THERE, m.Ping(1))
+
+
 def test_a_watched_object_is_told_when_it_is_freed(home: Directory) -> None:
     assert not home.watch(A)
     tell(home, P, m.Publish(A, DATA))

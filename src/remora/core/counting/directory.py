@@ -75,7 +75,10 @@ class Directory(OtherNodes):
             CountingError: the process is not connected, or says what it cannot say; end its connection.
         """
         self._require_connected(process)
-        self._process_handlers[type(message)](process, message)
+        handler = self._process_handlers.get(type(message))
+        if handler is None:
+            raise CountingError(f"process {short(process)} sent {type(message).__name__}, which no process says")
+        handler(process, message)
 
     # Messages of processes
 

@@ -37,10 +37,14 @@ class OtherNodes(Values):
         """A message of another node's daemon. Those of nodes that were declared dead are ignored.
 
         Raises:
-            CountingError: the node speaks for another one.
+            CountingError: the node speaks for another one, or says what no daemon says.
         """
-        if node not in self._dead_nodes:
-            self._node_handlers[type(message)](node, message)
+        if node in self._dead_nodes:
+            return
+        handler = self._node_handlers.get(type(message))
+        if handler is None:
+            raise CountingError(f"node {short(node)} sent {type(message).__name__}, which no daemon says")
+        handler(node, message)
 
     def node_register(self, node: NodeId, message: m.NodeRegister) -> None:
         self._require_holder_of(node, message.holder)
