@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ class Client:
         self.lock = threading.RLock()
         self.next_call = count(1)
         self.reactor = Reactor()
-        self.leadership = Leadership(self.reactor, self.flush, self._housekeep)
+        self.leadership = Leadership(self.reactor, self.flush, self._housekeep, self._on_crash)
         self.daemon = Connection(daemon, self.reactor, self._on_daemon_messages, self._on_daemon_lost, "daemon")
         self.slots = SlotPage(slot_descriptor)
         self.peers = Peers(self.reactor, self.process)
@@ -212,6 +213,11 @@ class Client:
             f"the node daemon of this session has ended{f' ({error})' if error else ''}; "
             f"its log is {self.welcome.session_directory}/daemon.log"
         )
+
+    def _on_crash(self, error: Exception) -> None:
+        traceback.print_exception(error)
+        self.end(f"the I/O thread of process {short(self.process)} failed, an error of Remora's own: {error!r}")
+        self._run_later()
 
     # ------------------------------------------------------------------ periodic work
 

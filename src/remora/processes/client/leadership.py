@@ -58,12 +58,20 @@ class Leadership:
         flush: writes what was sent and not written yet; called before a leader blocks.
         housekeep: periodic work of the process; returns in how many seconds it wants to be called again (-1: when
             something happens).
+        on_crash: told when the I/O thread ends by an exception: an error of ours, and nobody reads any more.
     """
 
-    def __init__(self, reactor: Reactor, flush: Callable[[], None], housekeep: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        flush: Callable[[], None],
+        housekeep: Callable[[], float],
+        on_crash: Callable[[Exception], None],
+    ) -> None:
         self.reactor = reactor
         self._flush = flush
         self._housekeep = housekeep
+        self._on_crash = on_crash
         self._lead = threading.Lock()
         self._io_leads = False
         self._wanted = False
@@ -240,6 +248,12 @@ class Leadership:
                 self._hand_over()
 
     def _run_io(self) -> None:
+        try:
+            self._stand_by()
+        except Exception as error:  # noqa: BLE001 - the thread's main function: without it nobody would ever hear
+            self._on_crash(error)
+
+    def _stand_by(self) -> None:
         while not self._closed:
             if self._served_elsewhere:
                 self._help_out()

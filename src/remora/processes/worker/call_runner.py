@@ -213,6 +213,7 @@ class CallRunner:
                     stored[ObjectId(submitter.process + _pair(task.call, item))] = location
                     returns.append(Value(STORED, b"", location, ids))
                 contents += serialized.refs
+                del serialized
         except RemoraError as error:  # a full store is the call's error, not the worker's end
             for location in stored.values():
                 self._client.arena.discard(location)
