@@ -10,7 +10,7 @@ from typing import Any, Union
 
 import msgspec
 
-from remora.messages import actors, arena, children, counting, leases, objects, session, tasks
+from remora.messages import actors, arena, children, counting, inspection, leases, objects, session, tasks
 
 ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *session.MESSAGES,
@@ -19,6 +19,7 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *tasks.MESSAGES,
     *leases.MESSAGES,
     *actors.MESSAGES,
+    *inspection.MESSAGES,
     *children.MESSAGES,
     *arena.MESSAGES,
 )
