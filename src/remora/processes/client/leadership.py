@@ -124,6 +124,8 @@ class Leadership:
             while not done():
                 self._flush()
                 timeout_s = self._housekeep()
+                if done():  # what was put off until now may have been it
+                    return True
                 if deadline_s is not None:
                     left_s = deadline_s - _monotonic()
                     if left_s <= 0:
