@@ -110,6 +110,11 @@ class ActorMethod:
 
     Attributes:
         name: the method's name in the class.
+
+    Example:
+        >>> increment = counter.increment
+        >>> remora.get([increment.remote(1), increment.remote(2)])
+        [1, 3]
     """
 
     __slots__ = ("actor", "check", "default_options", "described", "name", "record")

@@ -152,7 +152,12 @@ def shutdown() -> None:
 
 
 def is_initialized() -> bool:
-    """Whether this process has a session that is alive; always true inside a task or an actor."""
+    """Whether this process has a session that is alive; always true inside a task or an actor.
+
+    Example:
+        >>> if not remora.is_initialized():
+        ...     remora.init(num_cpus=4)
+    """
     return runtime.current is not None and runtime.current.is_connected
 
 
