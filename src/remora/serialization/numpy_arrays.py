@@ -10,6 +10,7 @@ Arrays come back read-only, and cannot be made writable: ``frombuffer`` keeps th
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 from typing import Any, cast
@@ -27,7 +28,7 @@ from remora.serialization.frames import (
     align,
     pack_header,
 )
-from remora.serialization.pickling import pickle_by_name
+from remora.serialization.pickling import pickle_by_name, pickle_value
 from remora.serialization.reducers import register_framer, register_reducer
 
 Array = np.ndarray[Any, Any]
@@ -64,18 +65,40 @@ def frame_array(array: Array) -> Serialized | None:
         flat = array.T.reshape(-1)
     else:
         return None
-    name = dtype.str.encode()
-    shape = array.shape
     size_bytes = array.nbytes
-    head = (
-        pack_header(MAGIC, VERSION, KIND_ARRAY, order, len(shape), size_bytes)
-        + _pack_dimensions[len(shape)](*shape, len(name))
-        + name
-    )
+    head = _array_head(dtype, array.shape, order, size_bytes)
     offset = align(len(head))
     if not size_bytes:
         return Serialized(offset, head.ljust(offset, b"\0"), [], [])
     return Serialized(offset + size_bytes, None, [(0, head), (offset, flat.view(np.uint8).data)], [])
+
+
+def _array_head(dtype: np.dtype[Any], shape: tuple[int, ...], order: int, size_bytes: int) -> bytes:
+    name = dtype.str.encode()
+    return (
+        pack_header(MAGIC, VERSION, KIND_ARRAY, order, len(shape), size_bytes)
+        + _pack_dimensions[len(shape)](*shape, len(name))
+        + name
+    )
+
+
+def frame_of_new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[bytes, int, int]:
+    """How a C-ordered array that is not filled yet will lie in a value.
+
+    Returns:
+        what stands before the elements, and where these start and end, in bytes from the start of the value.
+    """
+    if dtype.num in _PLAIN_TYPE_NUMBERS and dtype.names is None and dtype.itemsize and not dtype.metadata:
+        size_bytes = math.prod(shape) * dtype.itemsize
+        head = _array_head(dtype, shape, 0, size_bytes)
+        return head, align(len(head)), align(len(head)) + size_bytes
+    # The pickle of an array of this kind says all but where its elements are; no page of the array is touched.
+    like = pickle_value(np.empty(shape, dtype))
+    parts = like.parts()
+    if not math.prod(shape) * dtype.itemsize:
+        return like.to_bytes(), align(like.size_bytes), align(like.size_bytes)
+    head = Serialized(0, None, parts[:-1]).to_bytes()
+    return head, parts[-1][0], like.size_bytes
 
 
 def load_array(data: bytes | memoryview, flags: int, dimensions: int, size_bytes: int) -> Array:

@@ -6,6 +6,7 @@ That module maps where it wants, shows no address, and never replaces a mapping 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import NoReturn
 
@@ -69,6 +70,15 @@ class Mapping:
         if self.address:
             _libc.munmap(self.address, self.size_bytes)
             self.address = 0
+
+
+def populate(mapping: Mapping, offset: int, size_bytes: int) -> None:
+    """Have the pages of a part of a writable mapping there and mapped; without Linux 5.14 each waits for its use."""
+    try:
+        mapping.advise(MADV_POPULATE_WRITE, offset, size_bytes)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def punch_hole(fd: int, offset: int, size_bytes: int) -> None:

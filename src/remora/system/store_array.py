@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remora.core.arena_layout import PAGE_SIZE_BYTES, round_up_to_pages
-from remora.system.memory_mapping import MADV_DONTDUMP, MADV_DONTFORK, Mapping
+from remora.system.memory_mapping import MADV_DONTDUMP, MADV_DONTFORK, Mapping, populate
 from remora.system.pinned_memory import Carrier, Pin, PinnedMemory
 
 
@@ -63,6 +63,10 @@ class StoreArray:
         array = np.ndarray(shape, dtype, memoryview(self._carrier), at, order="F" if order == "F" else "C")
         self._arrays.append(weakref.ref(array))
         return array
+
+    def populate(self, start: int, size_bytes: int) -> None:
+        """Give these pages their memory, and bring them into the page table, with one call if the kernel has it."""
+        populate(self._mapping, start, round_up_to_pages(size_bytes))
 
     def seal(self, keep: Any) -> Any:
         """The contents stay as they are now. Views keep *keep* from now on, and what they kept so far is returned.

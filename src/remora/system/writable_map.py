@@ -7,11 +7,10 @@ So the writer decides range by range (:mod:`remora.processes.arena_client`), and
 from __future__ import annotations
 
 import ctypes
-import errno
 
 import numpy as np
 
-from remora.system.memory_mapping import MADV_DONTNEED, MADV_POPULATE_WRITE
+from remora.system.memory_mapping import MADV_DONTNEED, populate
 from remora.system.shared_memory import SharedMemory
 
 
@@ -35,11 +34,7 @@ class WritableMap:
 
     def populate(self, offset: int, size_bytes: int) -> None:
         """Bring these pages into the page table with one call, if the kernel has it (5.14)."""
-        try:
-            self._mapping.advise(MADV_POPULATE_WRITE, offset, size_bytes)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+        populate(self._mapping, offset, size_bytes)
 
     def forget(self, offset: int, size_bytes: int) -> None:
         """Take these pages out of the page table; their contents stay in the file."""

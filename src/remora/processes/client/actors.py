@@ -14,6 +14,7 @@ from remora.base.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorUnavailableError,
+    LocalRayletDiedError,
     RemoraError,
     TaskCancelledError,
 )
@@ -322,6 +323,8 @@ class ActorClient:
     def _error_of(self, record: ActorRecord, pending: PendingCall, died: bool, cause: str) -> RemoraError:
         if pending.is_cancelled:
             return TaskCancelledError(f"call {record.class_name}.{pending.function.name} was cancelled")
+        if self._client.ended:
+            return LocalRayletDiedError(f"{record.class_name}.{pending.function.name} failed because {cause}")
         error_class = ActorDiedError if died else ActorUnavailableError
         what = "is dead" if died else "lost its worker while the call was under way and is restarting"
         return error_class(
@@ -336,6 +339,7 @@ class ActorClient:
         self, actor_class: Class, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
     ) -> ActorFound:
         """See :meth:`remora.base.runtime.Runtime.create_actor`."""
+        self._client.check_alive()
         pickled, captured = self._pickle_class(actor_class)
         call = next(self._next_call)
         creation: ObjectRef[Any] = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), INLINE, _data_of_none)
@@ -454,6 +458,7 @@ class ActorClient:
         with self._lock:
             record = self._records.get(actor.id)
             if record is None:
+                self._client.check_alive()
                 record = self._records[actor.id] = ActorRecord(self, actor.id, actor.class_name)
                 self._client.send_to_daemon(messages.SubscribeActor(actor.id))
             actor.state = record

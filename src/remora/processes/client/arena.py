@@ -12,8 +12,13 @@ from remora.serialization import Serialized
 from remora.system.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+    from remora.base.ids import ObjectId
     from remora.base.object_ref import ObjectRef
     from remora.processes.client.client import Client
+    from remora.processes.client.created_arrays import CreatedArrays
 
 Answer = messages.BlockGranted | messages.ExtentGranted | messages.AllocationRefused
 
@@ -27,6 +32,7 @@ class ArenaClient:
         self._writer = ArenaWriter(self._memory, client.welcome.store_limit_bytes)
         self._lazy_reader: ArenaReader | None = None
         self._answers: dict[int, Answer | None] = {}
+        self._created: CreatedArrays | None = None
 
     @property
     def _reader(self) -> ArenaReader:
@@ -95,9 +101,12 @@ class ArenaClient:
     def discard(self, location: Location) -> None:
         """The space is not needed: nothing was published there."""
         with self._client.lock:
-            message = self._writer.release(location.offset)
-            if message is not None:
-                self._client.send_to_daemon(message)
+            self._give_back(location.offset)
+
+    def _give_back(self, offset: int) -> None:
+        message = self._writer.release(offset)
+        if message is not None:
+            self._client.send_to_daemon(message)
 
     def on_message(self, message: Any) -> None:
         """The daemon says something about space."""
@@ -112,6 +121,46 @@ class ArenaClient:
             else:
                 raise ValueError(f"the daemon sent {message!r}, which answers nothing that was asked here")
 
+    # ------------------------------------------------------------------ arrays that are filled in the store
+
+    def create_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
+        """A writable array in the store, of arbitrary content; see :func:`remora.create`.
+
+        Raises:
+            ObjectStoreFullError: it does not fit.
+        """
+        import numpy as np  # a process that creates none needs no numpy
+
+        from remora.processes.client.created_arrays import CreatedArrays, NewArrayLayout, fill_pages
+
+        layout = NewArrayLayout(shape, np.dtype(dtype))
+        reservation = self.reserve(layout.size_bytes, own_pages=True)
+        location = Location(self._client.node, reservation.offset, layout.size_bytes)
+        try:
+            with self._client.lock:
+                if self._created is None:
+                    self._created = CreatedArrays()
+                array, in_store = self._created.open(layout, reservation, location, self._reader)
+        except BaseException:
+            self.discard(location)
+            raise
+        # From here on the array owns the reservation and gives it back when it is dropped.
+        fill_pages(in_store, self._writer, layout.size_bytes)
+        self._memory.write(reservation.offset, layout.head)
+        return array
+
+    @property
+    def has_created(self) -> bool:
+        """Whether there may be an array that :meth:`seal` knows."""
+        return self._created is not None
+
+    def seal(self, array: object, object_id: ObjectId) -> ObjectRef[Any] | None:
+        """The object that the created *array* becomes, to be published; None when it is no such array.
+
+        Wants the lock.
+        """
+        return self._created.seal(array, object_id) if self._created is not None else None
+
     # ------------------------------------------------------------------ reading
 
     def view(self, location: Location, keep: ObjectRef[Any], copy: bool = False) -> memoryview | bytearray:
@@ -121,9 +170,13 @@ class ArenaClient:
         return bytearray(view) if copy else view
 
     def drain(self) -> None:
-        """Let go of the refs that dead views kept. Wants the lock; refs have no destructor that runs code."""
+        """Let go of what dead views kept: refs, whose death runs no code, and reservations. Wants the lock."""
+        if self._created is not None:
+            self._created.drain()
         if self._lazy_reader is not None:
-            self._lazy_reader.drain().clear()
+            for kept in self._lazy_reader.drain():
+                if type(kept) is Reservation:
+                    self._give_back(kept.offset)
 
     def close(self) -> None:
         """Stop writing. Views that users still have stay valid, so the mapping for reading stays."""

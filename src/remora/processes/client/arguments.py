@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, ObjectRef
+from remora.base.options import is_retried
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
 from remora.processes.client.leadership import subscribe
@@ -110,7 +111,7 @@ class Arguments:
         if wanted is True:
             return True
         cause = getattr(deserialize_error(error.data), "cause", None)
-        return isinstance(cause, wanted)
+        return isinstance(cause, BaseException) and is_retried(wanted, cause)
 
 
 def listed_ids(task: Task) -> list[bytes]:

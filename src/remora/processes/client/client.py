@@ -88,6 +88,8 @@ class Client:
         self.actors = ActorClient(self)
         self.ended: str = ""
         """Why the session is over; empty while it is not."""
+        self.describe_daemon_end: Callable[[], str] = lambda: "has ended"
+        """How the daemon ended, in words; a driver knows more, whose child it was."""
         self.on_message: Callable[[Any], bool] = lambda message: False
         """What a worker does with the daemon's messages that are only for workers."""
         self.on_output: Callable[[WorkerOutput], None] = lambda message: None
@@ -210,7 +212,7 @@ class Client:
 
     def _on_daemon_lost(self, connection: Connection, error: Exception | None) -> None:
         self.end(
-            f"the node daemon of this session has ended{f' ({error})' if error else ''}; "
+            f"the node daemon of this session {self.describe_daemon_end()}{f' ({error})' if error else ''}; "
             f"its log is {self.welcome.session_directory}/daemon.log"
         )
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from remora.base.configuration import NodeConfiguration
+from remora.base.errors import describe_exit
 from remora.base.object_ref import hooks
 from remora.base.options import InitOptions
 from remora.messages.inspection import Nodes
@@ -19,6 +20,8 @@ from remora.processes.client.client_runtime import ClientRuntime
 from remora.system.handshake import connect_unix, receive_welcome, send_hello
 from remora.system.interrupts import raise_or_defer
 from remora.system.launch import LaunchedNode, launch
+
+DAEMON_END_TIMEOUT_S = 0.5
 
 
 def connect(options: InitOptions) -> DriverRuntime:
@@ -50,6 +53,7 @@ def connect(options: InitOptions) -> DriverRuntime:
     client = Client(daemon, welcome, descriptors)
     client.on_message = lambda message: _on_message(client, message)
     client.on_output = print_output
+    client.describe_daemon_end = lambda: _describe_end(node)
     main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     client.send_to_daemon(
         JobEnvironment(
@@ -85,6 +89,12 @@ class DriverRuntime(ClientRuntime):
         uninstall_hooks()
         if self._handler is not None and signal.getsignal(signal.SIGINT) is _on_interrupt:
             signal.signal(signal.SIGINT, self._handler)
+
+
+def _describe_end(node: LaunchedNode) -> str:
+    # Its socket is closed before it can be reaped.
+    status = node.exit_status(DAEMON_END_TIMEOUT_S)
+    return describe_exit(*status) if status is not None else "has closed its connection"
 
 
 def _on_message(client: Client, message: Any) -> bool:

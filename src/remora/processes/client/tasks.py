@@ -11,7 +11,7 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from remora.base.errors import RemoraError, TaskCancelledError, TaskUnschedulableError, WorkerCrashedError
+from remora.base.errors import LocalRayletDiedError, RemoraError, TaskCancelledError, TaskUnschedulableError, WorkerCrashedError
 from remora.base.ids import ObjectId
 from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
@@ -96,6 +96,8 @@ class TaskClient:
         with self._lock:
             worker = self._submission.submit(record)
             if worker is None:
+                if self._client.ended:
+                    self._submission.abandon(self._client.ended)
                 if self._submission.outbox:
                     self._carry_out()
                 return
@@ -350,6 +352,8 @@ class TaskClient:
         error: RemoraError = error_class(f"task {name!r} failed because {effect.cause}")
         if record.is_cancelled:
             error = TaskCancelledError(f"task {name!r} was cancelled")
+        elif self._client.ended:
+            error = LocalRayletDiedError(f"task {name!r} failed because {effect.cause}")
         # Its refs may have callbacks of the user's, and the lock is held here.
         self._client.later(self._client.values.fail, record.return_refs(), serialize_system_error(error))
 

@@ -53,6 +53,10 @@ class Values:
         ):
             # Nobody can change it, so it is its own copy; it is serialized when it leaves the process.
             return ObjectRef(object_id, IMMEDIATE, value)
+        if self._client.arena.has_created:
+            sealed = self._put_created(object_id, value)
+            if sealed is not None:
+                return sealed
         return self.put_serialized(object_id, serialize(value))
 
     def put_serialized(self, object_id: ObjectId, serialized: Serialized) -> ObjectRef[Any]:
@@ -63,6 +67,15 @@ class Values:
         location = self._client.arena.store(serialized)
         ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, contents)
         with self._client.lock:
+            self._client.refs.publish(ref)
+        self._client.nudge()
+        return ref
+
+    def _put_created(self, object_id: ObjectId, value: Any) -> ObjectRef[Any] | None:
+        with self._client.lock:
+            ref = self._client.arena.seal(value, object_id)
+            if ref is None:
+                return None
             self._client.refs.publish(ref)
         self._client.nudge()
         return ref
@@ -137,6 +150,7 @@ class Values:
 
     def request(self, refs: Iterable[ObjectRef[Any]]) -> None:
         """Ask the daemon for the values of borrowed refs, once each."""
+        self._client.check_alive()
         with self._client.lock:
             ids = [ref.id for ref in refs if ref.id not in self._asked]
             if not ids:

@@ -38,7 +38,7 @@ class WorkerRuntime(ClientRuntime):
             information = msgspec.structs.replace(
                 information,
                 actor_id=actor.actor.hex(),
-                actor_name=actor.name or None,
+                actor_name=actor.name,
                 namespace=actor.namespace or information.namespace,
                 was_reconstructed=actor.incarnation > 1,
                 gpu_ids=actor.gpu_ids,
