@@ -46,9 +46,12 @@ METHODS = {
 }
 
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def parameters_of(function):
     parameters = inspect.signature(function).parameters.values()
-    return [one.name for one in parameters if not one.name.startswith("_") and one.kind is not one.VAR_POSITIONAL]
+    return [one.name for one in parameters if not one.name.startswith("_") and one.kind not in VARIADIC]
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
