@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import traceback
 import warnings
 from collections.abc import Generator
@@ -13,6 +11,9 @@ from remora.base.object_ref import BORROWED, FIRST_FINISHED, ObjectRef
 from remora.processes.client.leadership import subscribe
 
 if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
     from remora.processes.client.client import Client
 
 
@@ -25,11 +26,16 @@ class Futures:
 
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future with the ref's value or error. It is loaded by the thread that hears of it."""
+        import concurrent.futures  # costs milliseconds, as asyncio does; a program without futures needs neither
+
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
+        unfinished = [future]
 
         def finish(_: ObjectRef[Any]) -> None:
-            if future.done():
+            try:
+                unfinished.pop()
+            except IndexError:  # told twice, perhaps by two threads at once
                 return
             try:
                 value = self._client.values.load(ref)
@@ -44,11 +50,16 @@ class Futures:
     def wait_async(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """``await ref``: the loop goes on meanwhile."""
         if ref.state < FIRST_FINISHED:
+            import asyncio
+
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
 
             def wake(_: ObjectRef[Any]) -> None:
-                loop.call_soon_threadsafe(_set_done, waiter)
+                try:
+                    loop.call_soon_threadsafe(_set_done, waiter)
+                except RuntimeError:  # the loop was closed before the value came: nobody awaits it any more
+                    return
 
             self._when_finished(ref, wake)
             yield from waiter
