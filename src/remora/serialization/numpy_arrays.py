@@ -176,17 +176,35 @@ def rebuild_array(
     axes: tuple[int, ...] | None = None,
     full_shape: tuple[int, ...] | None = None,
 ) -> Array:
-    """The array of :func:`reduce_array`: read-only, over *buffer* itself."""
+    """The array of :func:`reduce_array`: over *buffer* itself, and read-only unless that is a :func:`writable_copy`."""
     dtype = np.dtype(described)
+    owner = getattr(buffer, "obj", None)
+    is_own = isinstance(owner, WritableMemory)
+    if is_own:
+        buffer = owner  # pickle has made the view of it read-only if the array was so where it was written
     if len(buffer):
         array = np.frombuffer(buffer, dtype).reshape(shape)
     else:
-        array = _empty(shape, dtype, "C")
+        array = np.empty(shape, dtype)
+        array.flags.writeable = is_own
     if axes is not None:
         array = array.transpose(axes)
     if full_shape is not None:
         array = np.broadcast_to(array, full_shape)
+        if is_own:
+            array = array.copy()
     return array
+
+
+class WritableMemory(np.ndarray[Any, np.dtype[np.uint8]]):
+    """The memory of one buffer of a value that is its receiver's own."""
+
+
+def writable_copy(buffer: memoryview) -> memoryview:
+    """A copy of *buffer*, of which :func:`rebuild_array` makes a writable array. Other threads run meanwhile."""
+    memory = WritableMemory(len(buffer), np.uint8)
+    np.copyto(memory, np.frombuffer(buffer, np.uint8) if len(buffer) else memory)
+    return memory.data
 
 
 _RECONSTRUCTION = ("__reduce__", "__reduce_ex__", "__setstate__", "__getstate__")

@@ -97,7 +97,13 @@ def serialize_function(function: Callable[..., Any] | type) -> Serialized:
         raise pickling_error(function, error, f"{kind} {name!r}") from error
 
 
-def deserialize(data: bytes | memoryview, resolve_ref: ResolveRef | None = None, *, object_id: bytes = b"") -> Any:
+def deserialize(
+    data: bytes | memoryview,
+    resolve_ref: ResolveRef | None = None,
+    *,
+    object_id: bytes = b"",
+    writable: bool = False,
+) -> Any:
     """The value of bytes that :func:`serialize` made.
 
     Arrays and other buffers in it are slices of *data*, which stays alive as long as any of them, and are read-only;
@@ -107,6 +113,8 @@ def deserialize(data: bytes | memoryview, resolve_ref: ResolveRef | None = None,
         data: the whole value and nothing else.
         resolve_ref: from an object id to this process's ref; not needed when the value has no refs.
         object_id: for errors.
+        writable: arrays and other buffers are copied out of *data* and can be written to, also those that could not
+            where they were serialized.
 
     Returns:
         the value. That of a serialized error is the exception object, a new one at every call.
@@ -125,10 +133,12 @@ def deserialize(data: bytes | memoryview, resolve_ref: ResolveRef | None = None,
             raise
         except Exception as error:
             raise loading_error(data, error, object_id) from error
-    return _deserialize_frame(data, resolve_ref, object_id)
+    return _deserialize_frame(data, resolve_ref, object_id, writable)
 
 
-def _deserialize_frame(data: bytes | memoryview, resolve_ref: ResolveRef | None, object_id: bytes) -> Any:
+def _deserialize_frame(
+    data: bytes | memoryview, resolve_ref: ResolveRef | None, object_id: bytes, writable: bool
+) -> Any:
     kind, flags, count, length = read_header(data, object_id=object_id)
     if length > len(data):
         raise _truncated(data, object_id)
@@ -136,15 +146,20 @@ def _deserialize_frame(data: bytes | memoryview, resolve_ref: ResolveRef | None,
         from remora.serialization.numpy_arrays import load_array
 
         try:
-            return load_array(data, flags, count, length)
+            array = load_array(data, flags, count, length)
         except (ValueError, IndexError, struct.error) as error:
             raise _truncated(data, object_id) from error
+        return array.copy(order="K") if writable else array
     if kind == KIND_BYTES:
         if ALIGNMENT_BYTES + length > len(data):
             raise _truncated(data, object_id)
         return _copy_bytes(memoryview(data)[ALIGNMENT_BYTES : ALIGNMENT_BYTES + length])
     if kind == KIND_PICKLE:
         pickled, buffers = _split_pickle(data, count, length, object_id)
+        if writable and buffers:
+            from remora.serialization.numpy_arrays import writable_copy
+
+            buffers = [writable_copy(buffer) for buffer in buffers]
         try:
             return load_pickle(pickled, buffers, resolve_ref)
         except RemoraError:

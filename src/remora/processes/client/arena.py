@@ -163,11 +163,10 @@ class ArenaClient:
 
     # ------------------------------------------------------------------ reading
 
-    def view(self, location: Location, keep: ObjectRef[Any], copy: bool = False) -> memoryview | bytearray:
+    def view(self, location: Location, keep: ObjectRef[Any]) -> memoryview:
         """The bytes of a stored object; *keep*, its ref, lives as long as anything that is built on them."""
         with self._client.lock:
-            view = self._reader.view(location.offset, location.size_bytes, keep)
-        return bytearray(view) if copy else view
+            return self._reader.view(location.offset, location.size_bytes, keep)
 
     def drain(self) -> None:
         """Let go of what dead views kept: refs, whose death runs no code, and reservations. Wants the lock."""

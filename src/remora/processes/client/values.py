@@ -8,7 +8,7 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from remora.base.errors import GetTimeoutError, RemoraError
+from remora.base.errors import GetTimeoutError, LocalRayletDiedError, RemoraError
 from remora.base.ids import ObjectId, ProcessId, short
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import (
@@ -121,10 +121,10 @@ class Values:
             with self._client.lock:
                 resolve = self._client.refs.unpack(ref)
         if state == INLINE:
-            data = bytearray(ref.data) if copy else ref.data
+            data = ref.data
         else:
-            data = self._client.arena.view(ref.data, ref, copy)
-        return deserialize(data, resolve, object_id=ref.id)
+            data = self._client.arena.view(ref.data, ref)
+        return deserialize(data, resolve, object_id=ref.id, writable=copy)
 
     def _await(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Until all are finished, or one of them, in their order, has failed."""
@@ -179,7 +179,8 @@ class Values:
                 return len(missing) <= allowed
 
             self._client.wait_until(enough, deadline_s)
-        ready, not_ready = [], []
+        ready: list[ObjectRef[Any]] = []
+        not_ready: list[ObjectRef[Any]] = []
         for ref in refs:
             if ref.state >= FIRST_FINISHED and len(ready) < num_returns:
                 ready.append(ref)
@@ -236,6 +237,15 @@ class Values:
             self._client.refs.carry_out()
         for ref in waited_for:
             tell_waiters(ref)
+
+    def lose_stored(self, reason: str) -> None:
+        """The store is out of reach: what lies there must not be looked for in another one. Views stay."""
+        data = serialize_system_error(LocalRayletDiedError(f"the object is lost with its session: {reason}"))
+        with self._client.lock:
+            for ref in self._client.refs.live():
+                if ref.state == STORED:
+                    ref.data = data
+                    ref.state = FAILED
 
     def fail_call(self, record: PendingCall, error: RemoraError) -> None:
         """The call ends with an error of the system's."""
