@@ -93,4 +93,14 @@ class CancelTask(msgspec.Struct, array_like=True, tag=78, gc=False):
     recursive: bool = True
 
 
-MESSAGES = (DefineFunction, DefineMethod, Task, Done, Reply, Close, ReplyAck, HandedBack, CancelTask)
+class LeaseTerms(msgspec.Struct, array_like=True, tag=79, frozen=True):
+    """Submitter to a leased worker, before the first call of the lease: what its calls may use.
+
+    Amounts are whole numbers of 1/10000.
+    """
+
+    resources: dict[str, int]
+    gpu_ids: tuple[int, ...] = ()
+
+
+MESSAGES = (DefineFunction, DefineMethod, Task, Done, Reply, Close, ReplyAck, HandedBack, CancelTask, LeaseTerms)

@@ -74,7 +74,7 @@ class ActorRecord:
         self.is_configured = False
 
     def configure(self, is_ordered: bool, max_task_retries: int, max_pending_calls: int) -> None:
-        """The actor's options: its creator knows them, others hear them from the daemon before the first call leaves."""
+        """The actor's options: its creator knows them, others hear them before the first call leaves."""
         if self.is_configured:
             return
         self.is_configured = True
@@ -243,8 +243,15 @@ class ActorClient:
         pending = record.calls.in_flight[call]
         returns: list[Value] = reply.returns
         retried = False
-        if returns and returns[0].state == FAILED:
-            may_retry = not pending.is_cancelled and self._client.arguments.may_retry(pending, returns[0])
+        failed = bool(returns) and returns[0].state == FAILED
+        may_retry = failed and not pending.is_cancelled and self._client.arguments.may_retry(pending, returns[0])
+        if may_retry and pending.references:
+            # The same call may come to the same worker again only when what it kept of the first is registered.
+            retried = True
+            more = record.calls.completed(call)
+            pending.retries_left -= pending.retries_left > 0
+            self._refs.when_let_go(peer.process, call, lambda: self._dispatch(record, pending))
+        elif failed:
             retried, more = record.calls.raised(call, may_retry)
         else:
             more = record.calls.completed(call)

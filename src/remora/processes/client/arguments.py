@@ -41,7 +41,8 @@ class Arguments:
         """
         message = record.message
         stored: tuple[ObjectRef[Any], ...] = ()
-        nested, top_level = captured, []
+        nested = captured
+        top_level: list[ObjectRef[Any]] = []
         if args or kwargs:
             serialized, top_level = serialize_arguments(args, kwargs, function_name=record.function.name)
             if serialized.size_bytes <= INLINE_LIMIT_BYTES:

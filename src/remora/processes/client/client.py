@@ -26,7 +26,7 @@ from typing import Any
 
 from remora.base.errors import InternalError, LocalRayletDiedError
 from remora.base.ids import ProcessId, node_of, short
-from remora.base.object_ref import ObjectRef
+from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.messages import actors as actor_messages
 from remora.messages import arena as arena_messages
 from remora.messages import leases as lease_messages
@@ -80,7 +80,9 @@ class Client:
         self.submitters: dict[bytes, Connection] = {}
         """Connections on which others submit to this process; only a worker has some."""
         self.arena = ArenaClient(self, arena_descriptor)
-        self.refs = Refs(self.process, self.send_to_daemon, self._send_to_process, self.arena.published, own_actor)
+        self.refs = Refs(
+            self.process, self.send_to_daemon, self._send_to_process, self.arena.published, self.later, own_actor
+        )
         self.functions = FunctionTable()
         self.values = Values(self)
         self.arguments = Arguments(self)
@@ -273,13 +275,15 @@ class Client:
         if self.ended:
             return
         self.ended = reason
-        self.tasks.abandon(reason)
-        self.actors.abandon(reason)
-        error = serialize_system_error(LocalRayletDiedError(reason))
-        with self.lock:
-            unfinished = [ref for ref in self.refs.live() if ref.state < 2]
-        self.later(self.values.fail, unfinished, error)
+        self._abandon_all()
         self.reactor.wake()
+
+    def _abandon_all(self) -> None:
+        self.tasks.abandon(self.ended)
+        self.actors.abandon(self.ended)
+        with self.lock:
+            unfinished = [ref for ref in self.refs.live() if ref.state < FIRST_FINISHED]
+        self.later(self.values.fail, unfinished, serialize_system_error(LocalRayletDiedError(self.ended)))
 
     def forget_call(self, record: PendingCall) -> None:
         """A call ended before it was sent."""
@@ -305,9 +309,12 @@ class Client:
     def close(self) -> None:
         """Leave the session: close every connection, end the I/O thread."""
         self.ended = self.ended or "this process has left the session (remora.shutdown)"
+        self._abandon_all()
+        self._run_later()
         self.leadership.close()
         self.peers.close()
         self.daemon.close()
+        self.values.lose_stored(self.ended)
         self.arena.close()
         self.slots.close()
         self.reactor.close()

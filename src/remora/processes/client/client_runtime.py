@@ -106,6 +106,13 @@ class ClientRuntime:
         client = self._client
         return list(client.request(lambda request: client.send_to_daemon(GetNodes(request))).nodes)
 
+    def adopt_exported(self, object_id: bytes) -> ObjectRef[Any]:
+        """The ref of an id that came in a pickle which is not ours."""
+        with self._client.lock:
+            (ref,) = self._client.refs.adopt([object_id])
+        self._client.nudge()
+        return ref
+
     def address_info(self) -> dict[str, Any]:
         """See :class:`~remora.base.runtime.Runtime`."""
         welcome = self._client.welcome

@@ -30,7 +30,9 @@ class Watch(weakref.ref[ObjectRef[Any]]):
 class Refs:
     """Publishes refs, finds or makes the instance of an id, and carries out what the counting machine says.
 
-    ``on_published(offset)`` is called when a value that this process wrote to the arena has been told to the daemon.
+    ``later(function)`` calls it without the lock.
+    ``on_published(offset)`` is called when a value that this process wrote to the arena
+    has been told to the daemon.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Refs:
         send_to_daemon: Callable[[Any], None],
         send_to_process: Callable[[ProcessId, Any], None],
         on_published: Callable[[int], None],
+        later: Callable[[Callable[[], None]], None],
         own_actor: ObjectId | None = None,
     ) -> None:
         self.machine = ProcessRefs(process, own_actor)
@@ -48,6 +51,8 @@ class Refs:
         self._watches: dict[bytes, Watch] = {}
         self._dead: deque[Watch] = deque()
         self._kept: dict[tuple[bytes, int], tuple[ObjectRef[Any], ...]] = {}
+        self._when_let_go: dict[tuple[bytes, int], Callable[[], None]] = {}
+        self._later = later
 
     # ------------------------------------------------------------------ instances
 
@@ -86,7 +91,7 @@ class Refs:
             self.carry_out()
         return refs
 
-    def unpack(self, container: ObjectRef[Any]) -> Mapping[bytes, ObjectRef[Any]]:
+    def unpack(self, container: ObjectRef[Any]) -> dict[Any, ObjectRef[Any]]:
         """The refs inside the value of *container*, which is about to be deserialized."""
         contents = container.contents
         if type(contents[0]) is ObjectRef:
@@ -159,6 +164,16 @@ class Refs:
         self.machine.reply_received(worker, call, [ObjectId(object_id) for object_id in contents], closed, appeared)
         self.carry_out()
 
+    def when_let_go(self, worker: ProcessId, call: int, function: Callable[[], None]) -> None:
+        """Call *function* when the call is settled and closed. To be asked before its reply is told."""
+        self._when_let_go[worker, call] = function
+
+    def _let_go(self, key: tuple[bytes, int]) -> None:
+        self._kept.pop(key, None)
+        function = self._when_let_go.pop(key, None)
+        if function is not None:
+            self._later(function)
+
     def close_received(self, worker: ProcessId, call: int) -> None:
         """``Close`` came."""
         self.machine.close_received(worker, call)
@@ -204,7 +219,7 @@ class Refs:
                 else:
                     self._send_to_process(ProcessId(effect.to), effect.message)
             else:
-                self._kept.pop((effect.worker, effect.call), None)  # type: ignore[union-attr]
+                self._let_go((effect.worker, effect.call))  # type: ignore[union-attr]
 
     def _note_published(self, message: Any) -> None:
         """What this process wrote is the directory's from here on."""

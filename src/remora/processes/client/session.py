@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from types import FrameType
 from typing import Any
 
 from remora.base.configuration import NodeConfiguration
 from remora.base.errors import describe_exit
-from remora.base.object_ref import hooks
 from remora.base.options import InitOptions
 from remora.messages.inspection import Nodes
 from remora.messages.session import JobEnvironment, Leaving, WorkerOutput
+from remora.processes.client import ref_hooks
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
 from remora.system.handshake import connect_unix, receive_welcome, send_hello
@@ -76,7 +75,7 @@ class DriverRuntime(ClientRuntime):
         super().__init__(client)
         self._node = node
         self._handler = _install_interrupt_handler()
-        install_hooks(client)
+        ref_hooks.install(client)
 
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
@@ -86,7 +85,7 @@ class DriverRuntime(ClientRuntime):
             client.flush()
         super().shutdown()
         self._node.end()
-        uninstall_hooks()
+        ref_hooks.uninstall()
         if self._handler is not None and signal.getsignal(signal.SIGINT) is _on_interrupt:
             signal.signal(signal.SIGINT, self._handler)
 
@@ -114,21 +113,6 @@ def print_output(message: WorkerOutput) -> None:
     print("\n".join(lines), file=stream, flush=True)
 
 
-def install_hooks(client: Client) -> None:
-    """Make refs find the client."""
-    from remora.processes.client.futures import Futures  # imports concurrent.futures, which costs milliseconds
-
-    futures = Futures(client)
-    hooks.future = futures.future
-    hooks.wait_async = futures.wait_async
-    hooks.reduce = futures.reduce_outside
-
-
-def uninstall_hooks() -> None:
-    """Refs of a session that is over cannot be awaited."""
-    hooks.future = hooks.wait_async = hooks.reduce = None
-
-
 def _install_interrupt_handler() -> Any:
     """Ctrl-C in the middle of our bookkeeping is raised when it is done. A handler of the user's own is left alone."""
     try:
@@ -141,8 +125,3 @@ def _install_interrupt_handler() -> Any:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     raise_or_defer(frame, KeyboardInterrupt())
-
-
-def hostname() -> str:
-    """The name of this machine."""
-    return socket.gethostname()

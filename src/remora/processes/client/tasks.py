@@ -11,8 +11,14 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from remora.base.errors import LocalRayletDiedError, RemoraError, TaskCancelledError, TaskUnschedulableError, WorkerCrashedError
-from remora.base.ids import ObjectId
+from remora.base.errors import (
+    LocalRayletDiedError,
+    RemoraError,
+    TaskCancelledError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+from remora.base.ids import ObjectId, ProcessId
 from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
 from remora.base.runtime import Function, Refs
@@ -20,7 +26,7 @@ from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
 from remora.messages.objects import Value
-from remora.messages.tasks import CancelTask, Close, Done, HandedBack, Reply, Task
+from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerms, Reply, Task
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.peers import FULL_BATCH, Peer
@@ -199,8 +205,15 @@ class TaskClient:
         record = worker.in_flight[call]
         returns: list[Value] = reply.returns
         retried = False
-        if returns and returns[0].state == FAILED:
-            may_retry = not record.is_cancelled and self._client.arguments.may_retry(record, returns[0])
+        failed = bool(returns) and returns[0].state == FAILED
+        may_retry = failed and not record.is_cancelled and self._client.arguments.may_retry(record, returns[0])
+        if may_retry and record.references:
+            # The same call may come to the same worker again only when what it kept of the first is registered.
+            retried = True
+            more = self._submission.completed(worker, call, duration_s)
+            record.retries_left -= record.retries_left > 0
+            self._refs.when_let_go(peer.process, call, lambda: self._dispatch(record))
+        elif failed:
             retried, more = self._submission.raised(worker, call, duration_s, may_retry)
         else:
             more = self._submission.completed(worker, call, duration_s)
@@ -272,11 +285,12 @@ class TaskClient:
 
     def _connect(self, worker: Worker) -> bool:
         try:
-            worker.connection = self._peers.connect(worker.process, worker.address, self, worker)
+            peer = worker.connection = self._peers.connect(ProcessId(worker.process), worker.address, self, worker)
         except OSError:
             # It died before we came; LeaseBroken follows and says how.
             self._submission.close(worker)
             return False
+        peer.outgoing.append(LeaseTerms(worker.queue.resources, worker.gpu_ids))
         return True
 
     # ------------------------------------------------------------------ cancelling, ending

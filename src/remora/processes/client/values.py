@@ -202,11 +202,15 @@ class Values:
         contents: list[bytes] = []
         appeared: list[ObjectId] = []
         refs = record.return_refs()
-        if len(returns) == 1 and len(refs) > 1:
-            returns = returns * len(refs)  # one error for all
+        if len(returns) == 1 and len(refs) != 1:
+            returns = returns * len(refs)  # one error for all, and for nobody when nothing is returned
         for ref, value in zip(refs, returns, strict=True):
             if ref.state >= FIRST_FINISHED:
-                continue  # cancelled meanwhile
+                # It has an error already. What the worker keeps for this process must still be taken off it.
+                contents += value.contents
+                if value.state == STORED:
+                    self._client.refs.machine.drop_copy(ref.id, worker)
+                continue
             if value.contents:
                 inner, new = self._client.refs.instances(value.contents)
                 ref.contents = tuple(inner)

@@ -29,7 +29,7 @@ class ConnectedProcess:
 
 
 class ConnectedProcesses:
-    """All of them, and the sending of messages. A frame a process leaves at :meth:`flush`, once per turn of the loop."""
+    """All of them, and the sending of messages: one frame each leaves at :meth:`flush`, once per turn of the loop."""
 
     def __init__(self, node: int) -> None:
         self._node = node

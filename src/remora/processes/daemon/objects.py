@@ -108,15 +108,14 @@ class ObjectService:
             outbox = directory.outbox[:]
             directory.outbox.clear()
             for effect in outbox:
-                kind = type(effect)
-                if kind is Send:
+                if isinstance(effect, Send):
                     self._processes.send(effect.to, effect.message)
-                elif kind is FreeLocation:
+                elif isinstance(effect, FreeLocation):
                     freed.append(effect.location.offset)
-                elif kind is ObjectFreed:
+                elif isinstance(effect, ObjectFreed):
                     self._on_freed(ObjectId(effect.id))
                 else:
-                    assert kind is KeepLocation, f"a daemon cannot do {effect!r}"
+                    assert isinstance(effect, KeepLocation), f"a daemon cannot do {effect!r}"
         if freed:
             self.arena.free(freed, now_s)
         self._carry_out_arena(now_s)

@@ -161,20 +161,19 @@ class WorkerService:
 
     def _on_zygote(self, mask: int) -> None:
         for report in self._zygote.on_readable():
-            kind = type(report)
-            if kind is Forked:
+            if isinstance(report, Forked):
                 self._workers[report.worker_number].pid = report.pid
                 self.output.set_pid(report.worker_number, report.pid)
-            elif kind is ForkFailed:
+            elif isinstance(report, ForkFailed):
                 self._end_worker(report.worker_number, report.reason)
-            elif kind is Exited:
+            elif isinstance(report, Exited):
                 how = describe_exit(report.exit_code, report.signal, out_of_memory=report.out_of_memory)
                 self._end_worker(report.worker_number, f"its worker process {report.pid} {how}")
-            elif kind is ZygoteEnded:
+            elif isinstance(report, ZygoteEnded):
                 print(f"the zygote {report.how}; starting another one", flush=True)
                 self._zygote.restart()
             else:
-                assert kind is Preloaded, f"the zygote does not report {report!r}"
+                assert isinstance(report, Preloaded), f"the zygote does not report {report!r}"
         self.carry_out()
 
     def _end_worker(self, number: int, cause: str) -> None:
@@ -202,19 +201,18 @@ class WorkerService:
             effects = outbox[:]
             outbox.clear()
             for effect in effects:
-                kind = type(effect)
-                if kind is Send:
+                if isinstance(effect, Send):
                     self._processes.send(effect.process, effect.message)
-                elif kind is StartWorker:
+                elif isinstance(effect, StartWorker):
                     self._start(effect)
-                elif kind is StopWorker:
+                elif isinstance(effect, StopWorker):
                     self._stop(effect)
-                elif kind is ActorPlaced:
+                elif isinstance(effect, ActorPlaced):
                     self.on_placed(effect)
-                elif kind is ActorUnplaceable:
+                elif isinstance(effect, ActorUnplaceable):
                     self.on_unplaceable(effect.actor, effect.reason)
                 else:
-                    assert kind is ActorDelayed, f"a daemon cannot do {effect!r}"
+                    assert isinstance(effect, ActorDelayed), f"a daemon cannot do {effect!r}"
                     self.on_delayed(effect.actor, effect.reason)
 
     def _start(self, effect: StartWorker) -> None:

@@ -9,7 +9,7 @@ from remora.base.ids import ActorId, ObjectId, call_and_item_of, process_of
 from remora.base.object_ref import FAILED
 from remora.messages.actors import ActorConstructed, ConstructActor
 from remora.messages.objects import Value
-from remora.messages.tasks import Task
+from remora.messages.tasks import LeaseTerms, Task
 from remora.processes.client.arguments import listed_ids
 from remora.processes.worker.call_runner import call_user
 from remora.processes.worker.context import ActorContext
@@ -35,6 +35,8 @@ def construct_actor(worker: Worker, message: ConstructActor) -> None:
         message.gpu_ids,
     )
     worker.runner.is_actor = True
+    worker.runner.class_name = spec.class_name
+    worker.terms = LeaseTerms(spec.resources, message.gpu_ids)
     task = Task(call, 0, spec.arguments, 0, spec.refs, spec.values, spec.stored)
     with client.lock:
         client.refs.machine.become_actor(ObjectId(message.actor))

@@ -14,6 +14,7 @@ from remora.base.object_ref import BORROWED, FAILED, INLINE, STORED, ObjectRef
 from remora.messages.objects import Location, Value
 from remora.messages.tasks import Argument, DefineFunction, Done, Reply, Task
 from remora.processes.client.arguments import listed_ids
+from remora.processes.client.values import location_of
 from remora.processes.worker.submitters import Submitter
 from remora.serialization import (
     Serialized,
@@ -52,6 +53,7 @@ class CallRunner:
         self.pid = os.getpid()
         self.instance: Any = None
         self.is_actor = False
+        self.class_name = ""
 
     def run(self, submitter: Submitter, task: Task) -> None:
         """Call the function and put the reply on the connection, unflushed.
@@ -74,7 +76,7 @@ class CallRunner:
             else:
                 result = call_user(function, (), {})
             results = self.serialize_result(submitter, task, result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # The code of a user may raise anything. Only bytes leave this block: the traceback holds the arguments.
             error_data, exit_code = self.describe_failure(submitter, task, error)
         function = args = kwargs = result = None
@@ -171,7 +173,7 @@ class CallRunner:
             ref.contents = tuple(argument.value.contents)
             ref.data = argument.value.location
             ref.state = STORED
-        return self._client.arena.view(argument.value.location, ref)
+        return self._client.arena.view(location_of(argument.value), ref)
 
     # ------------------------------------------------------------------ out
 
@@ -224,6 +226,8 @@ class CallRunner:
     def describe_failure(self, submitter: Submitter, task: Task, error: BaseException) -> tuple[bytes, int | None]:
         """The error as data, and the exit code if it asks the process to end."""
         name = submitter.name_of(task.function)
+        if self.class_name:
+            name = f"{self.class_name}.{name}"
         if isinstance(error, ActorExit):
             died = ActorDiedError(f"the actor left by itself: {name} called exit_actor()")
             return serialize_system_error(died), 0
@@ -232,7 +236,7 @@ class CallRunner:
         exit_code = exit_code_of(error)
         if exit_code is not None:
             crashed = WorkerCrashedError(
-                f"{name!r} ended its worker process {self.pid} with sys.exit({exit_code}): return, or raise an exception"
+                f"{name!r} ended its worker process {self.pid} with sys.exit({exit_code}): return, or raise"
             )
             return serialize_system_error(crashed), exit_code
         data = serialize_error(

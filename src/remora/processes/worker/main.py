@@ -12,7 +12,8 @@ from remora.messages.actors import ActorExiting, ConstructActor, EndActor
 from remora.messages.counting import ItemAck
 from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
 from remora.messages.session import Leaving, SessionEnded
-from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, ReplyAck, Task
+from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, LeaseTerms, ReplyAck, Task
+from remora.processes.client import ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
 from remora.processes.worker.actor import construct_actor
@@ -67,10 +68,13 @@ class Worker:
         self.executor: Any = SerialExecutor(client, self.runner, hands_back=True)
         self.job = ProcessId(welcome.job)
         self.actor: ActorContext | None = None
+        self.terms = LeaseTerms({})
+        """What the calls that run here may use."""
         self._blocked_threads = 0
         self._construct: ConstructActor | None = None
         client.reactor.register(self._listener.fileno(), self._on_connect)
         runtime.current = WorkerRuntime(client, self)
+        ref_hooks.install(client)
 
     def run(self) -> None:
         """Take and run calls until told to leave."""
@@ -142,6 +146,8 @@ class Worker:
                 self._count(self.client.refs.machine.reply_acked, submitter.process, message.call)
             elif kind is ItemAck:
                 self._count(self.client.refs.machine.item_acked, submitter.process, message.call, message.item)
+            elif kind is LeaseTerms:
+                self.terms = message
             elif kind is CancelTask:
                 self.cancel(submitter, message)
             else:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from remora.base.resources import Resources
 from remora.base.runtime import ActorFound, ContextInformation
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
@@ -25,7 +26,14 @@ class WorkerRuntime(ClientRuntime):
 
     def context(self) -> ContextInformation:
         """See :class:`~remora.base.runtime.Runtime`."""
-        information = msgspec.structs.replace(super().context(), is_driver=False, job_id=self._worker.job.hex())
+        terms = self._worker.terms
+        information = msgspec.structs.replace(
+            super().context(),
+            is_driver=False,
+            job_id=self._worker.job.hex(),
+            assigned_resources=Resources(terms.resources).to_floats(),
+            gpu_ids=terms.gpu_ids,
+        )
         call = current_call()
         if call is not None:
             submitter, task = call
@@ -41,7 +49,6 @@ class WorkerRuntime(ClientRuntime):
                 actor_name=actor.name,
                 namespace=actor.namespace or information.namespace,
                 was_reconstructed=actor.incarnation > 1,
-                gpu_ids=actor.gpu_ids,
             )
         return information
 
