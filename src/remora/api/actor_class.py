@@ -13,6 +13,7 @@ from remora.api.options import actor_options
 from remora.api.remote_function import name_of
 from remora.api.signatures import parameters_of, twin_of, wrong_call
 from remora.base import runtime
+from remora.base.call_sites import note_site
 from remora.base.options import ActorOptions
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class ActorClass(Generic[T]):
             raise wrong_call(self.check, self.name, args, kwargs) from None
         session = runtime.current or connect_or_init()
         creation, description = session.create_actor(self, args, kwargs, options)
+        note_site(creation)
         handle: ActorHandle[T] = ActorHandle(RemoteActor(creation, description))
         if pending:
             raise_deferred()

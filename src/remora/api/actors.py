@@ -10,6 +10,7 @@ from remora.api.init import connect_or_init
 from remora.api.options import method_options
 from remora.api.signatures import twin_of, wrong_call
 from remora.base import runtime
+from remora.base.call_sites import note_site
 from remora.base.ids import ActorId
 from remora.base.object_ref import ObjectRef
 from remora.base.options import MethodOptions
@@ -147,6 +148,7 @@ class ActorMethod:
         if session is None:
             session = connect_or_init()
         refs = session.submit_method(self.actor, self, args, kwargs, self.default_options)
+        note_site(refs)
         if pending:
             raise_deferred()
         return refs
@@ -192,6 +194,7 @@ class MethodWithOptions:
         if session is None:
             session = connect_or_init()
         refs = session.submit_method(method.actor, method, args, kwargs, self._options)
+        note_site(refs)
         if pending:
             raise_deferred()
         return refs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -10,6 +11,7 @@ from remora.api.actors import ActorHandle, ActorMethod, RemoteActor
 from remora.api.deferred import pending, raise_deferred
 from remora.api.init import connect_or_init
 from remora.base import runtime
+from remora.base.call_sites import call_site
 from remora.base.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 T = TypeVar("T")
+
+_get_frame = sys._getframe
 
 FOR_EVER_S = 1e9
 """A timeout from here on, 30 years, is none: system calls refuse such numbers."""
@@ -51,6 +55,7 @@ def put(value: T, *, _owner: ActorHandle[Any] | None = None) -> ObjectRef[T]:
     if session is None:
         session = connect_or_init()
     ref = session.put(value) if _owner is None else session.put(value, _actor_of(_owner, "_owner"))
+    ref.site = call_site(_get_frame(1))
     if pending:
         raise_deferred()
     return ref

@@ -12,6 +12,7 @@ from remora.api.init import connect_or_init
 from remora.api.options import task_options
 from remora.api.signatures import parameters_of, twin_of, wrong_call
 from remora.base import runtime
+from remora.base.call_sites import note_site
 from remora.base.object_ref import ObjectRef
 from remora.base.options import TaskOptions
 
@@ -76,6 +77,7 @@ class RemoteFunction(Generic[P, R]):
         if session is None:
             session = connect_or_init()
         refs = session.submit(self, args, kwargs, self.default_options)
+        note_site(refs)
         if pending:
             raise_deferred()
         return refs
@@ -130,6 +132,7 @@ class FunctionWithOptions(Generic[P, R]):
         if session is None:
             session = connect_or_init()
         refs = session.submit(function, args, kwargs, self._options)
+        note_site(refs)
         if pending:
             raise_deferred()
         return refs
