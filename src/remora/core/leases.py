@@ -18,6 +18,7 @@ from remora.base.resources import CPU, UNITS_PER_ONE, Resources
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Effect, Lease, Send, Ticket
 from remora.core.lease_fairness import leases_to_reclaim, why_it_waits, why_no_worker
 from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
+from remora.core.lease_waiting import WaitingRequest, waiting_requests
 from remora.core.resources_ledger import ResourcesLedger
 from remora.core.worker_pool import MAX_WORKERS, Key, PooledWorker, WorkerPool
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
@@ -226,6 +227,11 @@ class LeaseTable:
     def leases(self) -> list[Lease]:
         """All leases, for ``remora status``."""
         return list(self._leases.values())
+
+    def waiting(self) -> list[WaitingRequest]:
+        """Every request that is not granted, and why, for ``remora status``."""
+        tickets = [ticket for tickets in self._tickets.values() for ticket in tickets]
+        return waiting_requests(self._queue, tickets, self._nodes, self._leases.values(), self.ledger)
 
     # From request to lease.
 
