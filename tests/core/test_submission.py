@@ -368,6 +368,17 @@ def test_the_end_of_the_session_fails_everything(rig: Rig) -> None:
     assert sorted(effect.record.call for effect in rig.sent(Fail)) == [1, 2, 3]
 
 
+def test_a_task_submitted_after_the_end_of_the_session_waits_for_nothing(rig: Rig) -> None:
+    shape = rig.tasks.shape(ONE_CPU)
+    rig.worker_with(shape, 3)
+    rig.tasks.abandon("the node daemon was killed")
+    rig.tasks.outbox.clear()
+    assert rig.tasks.submit(Record(9, shape)) is None
+    rig.tasks.abandon("the node daemon was killed")
+    assert [effect.record.call for effect in rig.sent(Fail)] == [9]
+    rig.tasks.validate()
+
+
 class Submitting(RuleBasedStateMachine):
     """Random days of a submitter. Every record ends once, and starts at most 1 + max_retries times."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -57,9 +58,10 @@ def test_three_seconds_after_its_parts_were_killed_nothing_of_a_session_is_left(
         family = program.family()
         parts: dict[str, list[int]] = {**session_processes(program.pid), "driver": [program.pid]}
         parts["all"] = [*family, program.pid]
-        for victim in victims:
-            for pid in parts[victim]:
-                os.kill(pid, signal.SIGKILL)
+        for sent in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, nobody can react to another's end
+            for pid in (pid for victim in victims for pid in parts[victim]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
         if "driver" in victims or "all" in victims:
             program.wait()
         assert program.survivors() == []
@@ -127,10 +129,11 @@ class Counter:
 
 def test_calls_of_a_killed_actor_say_which_signal_ended_it(session: str) -> None:
     counter = Counter.remote()
-    os.kill(remora.get(counter.pid.remote(), timeout=TIMEOUT_S), signal.SIGKILL)
+    pid = remora.get(counter.pid.remote(), timeout=TIMEOUT_S)
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: not is_running(pid))
     with pytest.raises(remora.exceptions.RayActorError, match="SIGKILL"):
-        for _ in range(1000):
-            remora.get(counter.add.remote(), timeout=TIMEOUT_S)
+        remora.get(counter.add.remote(), timeout=TIMEOUT_S)
 
 
 def test_an_actor_that_may_restart_begins_anew_after_its_worker_was_killed(session: str) -> None:
@@ -205,3 +208,17 @@ def test_after_the_daemon_was_killed_every_call_says_so_and_a_new_session_can_be
     remora.init(num_cpus=1)
     assert remora.get(remora.put(5)) == 5
     assert remora.get(Counter.remote().add.remote(), timeout=TIMEOUT_S) == 1
+
+
+def test_refs_of_a_session_that_was_shut_down_say_so(session: str) -> None:
+    @remora.remote
+    def endless() -> None:
+        signal.pause()
+
+    pending, stored, small = endless.remote(), remora.put(np.arange(1_000_000)), remora.put([1])
+    remora.shutdown()
+    remora.init(num_cpus=1)
+    for ref in (pending, stored):
+        with pytest.raises(remora.exceptions.LocalRayletDiedError, match="shutdown"):
+            remora.get(ref, timeout=TIMEOUT_S)
+    assert remora.get(small) == [1]

@@ -245,13 +245,15 @@ class Submission(Generic[R]):
         self._spread(worker.queue)
 
     def abandon(self, cause: str) -> None:
-        """The session is over: every record fails, every lease and request is forgotten."""
+        """The session is over: every record fails, every lease and request is forgotten.
+
+        Shapes stay of use: what is submitted afterwards fails at the next call of this.
+        """
         for queue in self._queues:
             lost = [record for worker in queue.workers.values() for record in worker.in_flight.values()]
             lost += [record for record in queue.waiting if record.call not in queue.cancelled]
             self.outbox.extend(Fail(record, cause) for record in lost)
-        self._queues.clear()
-        self._queue_of.clear()
+            queue.forget()
         self._workers.clear()
 
     def tick(self, now_s: float) -> None:

@@ -207,6 +207,14 @@ class TaskQueue(Generic[R]):
             worker.is_open = True
             self.open.append(worker)
 
+    def forget(self) -> None:
+        """Be as new."""
+        for worker in self.workers.values():
+            worker.is_open = False
+        for kept in (self.waiting, self.cancelled, self.workers, self.open, self.requests):
+            kept.clear()
+        self.requested = self.request_above = 0
+
     def drop_cancelled_front(self) -> None:
         """Whether anything waits must be seen from the deque alone, so its front is never a cancelled record."""
         while self.cancelled and self.waiting and self.waiting[0].call in self.cancelled:
