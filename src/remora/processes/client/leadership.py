@@ -25,6 +25,8 @@ FIRST_REST_S = 0.01
 LONGEST_REST_S = 1.0
 STANDBY_S = 0.001
 HELP_OUT_S = 0.01
+SOON_S = 0.06
+"""A message that nobody waits for may lie this long before it is sent."""
 
 _monotonic = time.monotonic
 _yield = os.sched_yield
@@ -77,6 +79,7 @@ class Leadership:
         self._wanted = False
         self._turns = 0
         self._blocked = False
+        self._may_sleep_long = False
         self._followers: dict[Waiter, None] = {}
         self._observers: dict[Waiter, None] = {}
         self._nudge = Waiter()
@@ -123,7 +126,7 @@ class Leadership:
             reactor = self.reactor
             while not done():
                 self._flush()
-                timeout_s = self._housekeep()
+                timeout_s = self._look_before_sleep()
                 if done():  # what was put off until now may have been it
                     return True
                 if deadline_s is not None:
@@ -139,8 +142,16 @@ class Leadership:
                     self._serve(events)
             return True
         finally:
-            self._blocked = False
+            self._blocked = self._may_sleep_long = False
             self._leave()
+
+    def _look_before_sleep(self) -> float:
+        """Housekeeping; how long the leader may sleep then."""
+        # Set before the look: what is sent after it finds the mark, what is sent before is seen.
+        self._may_sleep_long = True
+        timeout_s = self._housekeep()
+        self._may_sleep_long = timeout_s < 0 or timeout_s > SOON_S
+        return timeout_s
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
         self.reactor.serve(events)
@@ -232,6 +243,14 @@ class Leadership:
         if self._io_leads or self._blocked:
             self.reactor.wake()
 
+    def nudge_soon(self) -> None:
+        """Something was sent that nobody waits for: have it written within :data:`SOON_S`, with what follows it.
+
+        A thread woken for each would cost more than what it sends.
+        """
+        if self._may_sleep_long:
+            self.reactor.wake()
+
     def serve_elsewhere(self) -> None:
         """From now on an event loop watches the reactor and calls :meth:`serve_now`; the I/O thread only helps out."""
         self._served_elsewhere = True
@@ -274,13 +293,13 @@ class Leadership:
             self._io_leads = True
             try:
                 while not self._wanted and not self._closed and not self._served_elsewhere:
-                    timeout_s = self._housekeep()
+                    timeout_s = self._look_before_sleep()
                     events = self.reactor.wait(timeout_s)
                     if events:
                         self._serve(events)
                     self._flush()
             finally:
-                self._io_leads = False
+                self._io_leads = self._may_sleep_long = False
                 self._wanted = False
                 self._lead.release()
                 self._hand_over()

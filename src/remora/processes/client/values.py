@@ -68,7 +68,7 @@ class Values:
         ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, contents)
         with self._client.lock:
             self._client.refs.publish(ref)
-        self._client.nudge()
+        self._client.leadership.nudge_soon()
         return ref
 
     def _put_created(self, object_id: ObjectId, value: Any) -> ObjectRef[Any] | None:
@@ -77,7 +77,7 @@ class Values:
             if ref is None:
                 return None
             self._client.refs.publish(ref)
-        self._client.nudge()
+        self._client.leadership.nudge_soon()
         return ref
 
     def store_arguments(self, serialized: Serialized) -> ObjectRef[Any]:
