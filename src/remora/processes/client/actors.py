@@ -482,6 +482,12 @@ class ActorClient:
                 if record.peer is not None:
                     self._peers.disconnect(record.peer)
 
+    def calls(self) -> tuple[list[PendingCall], list[PendingCall]]:
+        """The calls of methods that have not been sent, and those that have. Wants the lock; for inspection."""
+        records = self._records.values()
+        waiting = [pending for record in records for pending in record.calls.waiting()]
+        return waiting, [pending for record in records for pending in record.calls.in_flight.values()]
+
     def abandon(self, cause: str) -> None:
         """The session is over: every call fails."""
         with self._lock:

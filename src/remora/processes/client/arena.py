@@ -9,6 +9,7 @@ from remora.messages.objects import Location
 from remora.processes.arena_client import ArenaWriter, Reservation, full_error
 from remora.processes.arena_reader import ArenaReader
 from remora.serialization import Serialized
+from remora.system.pinned_memory import Pin
 from remora.system.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
@@ -167,6 +168,10 @@ class ArenaClient:
         """The bytes of a stored object; *keep*, its ref, lives as long as anything that is built on them."""
         with self._client.lock:
             return self._reader.view(location.offset, location.size_bytes, keep)
+
+    def pins(self) -> list[Pin]:
+        """What views of stored objects keep. Wants the lock; for inspection."""
+        return [] if self._lazy_reader is None else self._lazy_reader.pins()
 
     def drain(self) -> None:
         """Let go of what dead views kept: refs, whose death runs no code, and reservations. Wants the lock."""

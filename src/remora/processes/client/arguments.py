@@ -30,6 +30,11 @@ class Arguments:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._unresolved: dict[int, PendingCall] = {}
+
+    def unresolved(self) -> list[PendingCall]:
+        """Calls that wait for the values of their arguments. Wants the lock; for inspection."""
+        return [record for record in self._unresolved.values() if not record.is_cancelled]
 
     def attach(
         self, record: PendingCall, args: tuple[Any, ...], kwargs: dict[str, Any], captured: tuple[ObjectRef[Any], ...]
@@ -77,6 +82,7 @@ class Arguments:
                 del waiting[ref]
                 if waiting:
                     return
+                del self._unresolved[record.call]
             if not record.is_cancelled and self._complete(record):
                 dispatch(record)
 
@@ -85,6 +91,8 @@ class Arguments:
                 dispatch(record)
             return
         pending = list(waiting)
+        with self._client.lock:
+            self._unresolved[record.call] = record
         self._client.values.request([ref for ref in pending if ref.state == BORROWED])
         for ref in pending:
             subscribe(ref, resolved)

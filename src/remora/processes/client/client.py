@@ -32,6 +32,7 @@ from remora.messages import arena as arena_messages
 from remora.messages import leases as lease_messages
 from remora.messages.arena import Writer
 from remora.messages.counting import Ack, Ping, PublishAck
+from remora.messages.inspection import DescribeYourself
 from remora.messages.objects import ObjectValue
 from remora.messages.session import SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck
@@ -39,6 +40,7 @@ from remora.processes.client.actors import ActorClient
 from remora.processes.client.arena import ArenaClient
 from remora.processes.client.arguments import Arguments
 from remora.processes.client.functions import FunctionTable
+from remora.processes.client.inspection import describe_process
 from remora.processes.client.leadership import Leadership
 from remora.processes.client.peers import Peers
 from remora.processes.client.pending import PendingCall
@@ -95,6 +97,8 @@ class Client:
         self.on_message: Callable[[Any], bool] = lambda message: False
         """What a worker does with the daemon's messages that are only for workers."""
         self.on_output: Callable[[WorkerOutput], None] = lambda message: None
+        self.running_calls: Callable[[], tuple[list[str], int]] = lambda: ([], 0)
+        """The names of the calls that run here, and how many wait here; a worker has some."""
         self.periodic: list[Callable[[float], float]] = []
         """Looked at whenever a leader is about to wait; each returns in how many seconds it wants to look again."""
         self.on_block: Callable[[], None] | None = None
@@ -204,6 +208,9 @@ class Client:
                 self.on_output(message)
             elif kind is SessionEnded:
                 self.end(message.reason)
+            elif kind is DescribeYourself:
+                self.send_to_daemon(describe_process(self, message))
+                self.flush_daemon()
             elif not self.on_message(message):
                 self.actors.on_message(message)
 

@@ -360,6 +360,11 @@ class TaskClient:
                 else:
                     self._client.send_to_daemon(effect)
 
+    def calls(self) -> tuple[list[PendingCall], list[PendingCall]]:
+        """The tasks that wait here for a worker, and those that are at one. Wants the lock; for inspection."""
+        sent = [record for worker in self._submission.workers() for record in worker.in_flight.values()]
+        return self._submission.records()[len(sent) :], sent
+
     def _fail(self, effect: Fail, error_class: type[RemoraError]) -> None:
         record: PendingCall = effect.record
         name = record.function.name

@@ -69,6 +69,10 @@ class AsyncExecutor:
             if current[0] is submitter and current[1].call == call:
                 self._loop.call_soon_threadsafe(task.cancel)
 
+    def calls(self) -> tuple[list[Call], int]:
+        """What runs now, and how many calls wait; for inspection, on any thread."""
+        return list(self._tasks.values()), len(self._waiting)
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""

@@ -64,6 +64,7 @@ class Worker:
         client.periodic.append(self._look)
         client.on_block = self._on_block
         client.on_unblock = self._on_unblock
+        client.running_calls = self._running_calls
         self.runner = CallRunner(client, welcome.slot)
         self.executor: Any = SerialExecutor(client, self.runner, hands_back=True)
         self.job = ProcessId(welcome.job)
@@ -204,6 +205,10 @@ class Worker:
         else:
             return False
         return True
+
+    def _running_calls(self) -> tuple[list[str], int]:
+        running, waiting = self.executor.calls()
+        return [submitter.name_of(task.function) for submitter, task in running], waiting
 
     def _report_idle(self, now_s: float) -> float:
         """The holder of the lease is gone: say when what it sent has ended."""

@@ -67,6 +67,11 @@ class SerialExecutor:
         current = running_main.call
         return current is not None and current[0] is submitter and current[1].call == call
 
+    def calls(self) -> tuple[list[Call], int]:
+        """What runs now, and how many calls wait; for inspection, on any thread."""
+        current = running_main.call
+        return [current] if current is not None else [], len(self._queue)
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""

@@ -66,6 +66,10 @@ class ThreadedExecutor:
                 return thread
         return None
 
+    def calls(self) -> tuple[list[Call], int]:
+        """What runs now, and how many calls wait; for inspection, on any thread."""
+        return list(self._running.values()), len(self._queue)
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""

@@ -1,0 +1,106 @@
+"""What a driver or worker answers about itself: what runs, what waits, which refs and views live here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from remora.base.call_sites import describe_site
+from remora.base.object_ref import ObjectRef
+from remora.messages.inspection import CallCount, DescribeYourself, HeldRef, PinnedObject, ProcessReport
+from remora.processes.client.actors import ActorRecord
+from remora.processes.client.pending import PendingCall
+
+if TYPE_CHECKING:
+    from remora.processes.client.client import Client
+
+MAX_REFS = 200_000
+"""More refs than this are counted and not listed: listing takes 1 us each, under the lock."""
+
+
+def describe_process(client: Client, message: DescribeYourself) -> ProcessReport:
+    """This process now. Any thread may ask; the lock is taken for as long as the listing takes."""
+    running, received = client.running_calls()
+    with client.lock:
+        queued, sent = _calls(client)
+        submitted = _count(queued, sent)
+        if not message.with_objects:
+            return ProcessReport(message.number, running, received, submitted)
+        client.refs.drain()
+        client.arena.drain()
+        sites = _Sites()
+        live = client.refs.live()
+        lines = _lines_of_arguments(queued + sent)
+        refs = [
+            HeldRef(ref.id, sites.index_of_text(lines[ref.id]) if ref.id in lines else sites.index_of(ref.site))
+            for ref in live[:MAX_REFS]
+        ]
+        pins = _pinned(client)
+    return ProcessReport(
+        message.number, running, received, submitted, sites.texts, refs, pins, max(0, len(live) - MAX_REFS)
+    )
+
+
+class _Sites:
+    """The lines of user code in a report, each once; the first one is "unknown"."""
+
+    def __init__(self) -> None:
+        self.texts = [""]
+        self._indices: dict[str, int] = {"": 0}
+        self._of_site: dict[int, int] = {}
+
+    def index_of(self, site: int | None) -> int:
+        """The index of what a ref noted."""
+        if not site:
+            return 0
+        index = self._of_site.get(site)
+        if index is None:
+            index = self._of_site[site] = self.index_of_text(describe_site(site))
+        return index
+
+    def index_of_text(self, text: str) -> int:
+        """The index of a line."""
+        index = self._indices.setdefault(text, len(self.texts))
+        if index == len(self.texts):
+            self.texts.append(text)
+        return index
+
+
+def _calls(client: Client) -> tuple[list[PendingCall], list[PendingCall]]:
+    """What this process has submitted: not sent to a worker yet, and sent."""
+    queued, sent = client.tasks.calls()
+    of_actors, sent_to_actors = client.actors.calls()
+    # Methods whose arguments have no values yet are among the calls of their actor.
+    tasks = [record for record in client.arguments.unresolved() if type(record.shape) is not ActorRecord]
+    return [*tasks, *queued, *of_actors], sent + sent_to_actors
+
+
+def _count(queued: list[PendingCall], sent: list[PendingCall]) -> list[CallCount]:
+    waiting, under_way = Counter(map(_name_of, queued)), Counter(map(_name_of, sent))
+    return [CallCount(name, waiting[name], under_way[name]) for name in sorted({*waiting, *under_way})]
+
+
+def _name_of(record: PendingCall) -> str:
+    name: str = record.function.name
+    return f"{record.shape.class_name}.{name}" if type(record.shape) is ActorRecord else name
+
+
+def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:
+    """Arguments too large for a message are objects that no ref of the user's shows: the call's line made them."""
+    found = {}
+    for record in calls:
+        stored = record.message.stored
+        refs = record.return_refs() if stored is not None else []
+        if stored is not None and refs:
+            found[stored.id] = f"{describe_site(refs[0].site)} (arguments of {_name_of(record)})"
+    return found
+
+
+def _pinned(client: Client) -> list[PinnedObject]:
+    views: Counter[bytes] = Counter()
+    sizes: Counter[bytes] = Counter()
+    for pin in client.arena.pins():
+        object_id = pin.kept.id if isinstance(pin.kept, ObjectRef) else b""
+        views[object_id] += 1
+        sizes[object_id] += pin.size_bytes
+    return [PinnedObject(object_id, count, sizes[object_id]) for object_id, count in views.items()]
