@@ -151,3 +151,18 @@ def test_a_generator_method_is_refused_when_it_is_used() -> None:
         stream.items  # noqa: B018
     assert remora.get(stream.pair.remote()) == [1, 2]
     assert remora.get(stream.size.remote()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "word"), [({"runtime_env": {"env_vars": {"A": "1"}}}, "environments"), ({"address": "auto"}, "clusters")]
+)
+def test_init_refuses_what_would_otherwise_be_ignored_in_silence(option, word):
+    with pytest.raises(ValueError, match=f"{word} .*not part of Remora yet"):
+        remora.init(local_mode=True, **option)
+
+
+def test_a_task_refuses_an_environment_and_accepts_an_empty_one():
+    function = remora.remote(abs)
+    assert function.options(runtime_env={}) is not None
+    with pytest.raises(ValueError, match="environments of tasks"):
+        function.options(runtime_env={"pip": ["somepackage"]})

@@ -72,19 +72,19 @@ def init(
     local_mode: bool = False,
     **others: Any,
 ) -> SessionContext:
-    """Start a session, whose processes end with this one, or connect to a cluster.
+    """Start a session, whose processes end with this one.
 
     Not needed on one machine: the first ``put``, ``get`` or remote call does it.
 
     Parameters:
-        address: the cluster to connect to; None starts a session on this machine.
+        address: None and "local" start a session on this machine; there are no clusters to connect to yet.
         num_cpus: CPUs to give to tasks and actors; by default what affinity and cgroup leave to this process.
         num_gpus: GPUs to give to tasks and actors.
         resources: amounts of resources of your own, as ``{"disk": 1}``.
         labels: labels of this node.
         object_store_memory: limit of the object store in bytes.
         namespace: where names of actors are looked up; by default one of the session's own.
-        runtime_env: environment of all tasks and actors.
+        runtime_env: environment of all tasks and actors; only an empty one is accepted yet.
         ignore_reinit_error: return the running session instead of raising.
         log_to_driver: print here what workers print.
         logging_level: of Remora's own log, as ``"INFO"`` or 20.

@@ -104,6 +104,26 @@ def only_default(*defaults: Any) -> Check:
     return check
 
 
+def no_environment(name: str, value: Any) -> None:
+    """Refuse an environment that asks for something: to run without it would be worse than not to run."""
+    mapping(name, value)
+    if value:
+        raise ValueError(
+            f"{name}={value!r}: environments of tasks and actors are not part of Remora yet; workers have the driver's "
+            "sys.path, working directory and environment variables, so set these before init()"
+        )
+
+
+def only_here(name: str, value: Any) -> None:
+    """Refuse the address of a cluster; "local" is a session on this machine."""
+    text(name, value)
+    if value != "local":
+        raise ValueError(
+            f"{name}={value!r}: clusters are not part of Remora yet, so there is nothing to connect to; leave the "
+            "option out to start a session on this machine"
+        )
+
+
 def check_options(
     kind: str,
     given: Mapping[str, Any],

@@ -22,7 +22,7 @@ _PLACEMENT_CHECKS: dict[str, check.Check] = {
     "scheduling_strategy": check.one_of("DEFAULT", "SPREAD"),
     "placement_group": check.only_default("default"),
     "placement_group_bundle_index": check.only_default(-1),
-    "runtime_env": check.mapping,
+    "runtime_env": check.no_environment,
 }
 _TASK_CHECKS: dict[str, check.Check] = {
     **_PLACEMENT_CHECKS,
@@ -52,7 +52,7 @@ _METHOD_CHECKS: dict[str, check.Check] = {
     "concurrency_group": check.text,
 }
 _INIT_CHECKS: dict[str, check.Check] = {
-    "address": check.text,
+    "address": check.only_here,
     "num_cpus": check.amount,
     "num_gpus": check.amount,
     "resources": check.mapping,
@@ -62,7 +62,7 @@ _INIT_CHECKS: dict[str, check.Check] = {
     "log_to_driver": check.boolean,
     "local_mode": check.boolean,
     "labels": check.mapping,
-    "runtime_env": check.mapping,
+    "runtime_env": check.no_environment,
 }
 
 _MEANINGLESS_ANYWHERE = {"_metadata", "enable_task_events", "_generator_backpressure_num_objects"}
