@@ -33,6 +33,8 @@ class ArenaClient:
         self._writer = ArenaWriter(self._memory, client.welcome.store_limit_bytes)
         self._lazy_reader: ArenaReader | None = None
         self._answers: dict[int, Answer | None] = {}
+        self._abandoned: set[int] = set()
+        """Requests whose asker was interrupted."""
         self._created: CreatedArrays | None = None
 
     @property
@@ -84,7 +86,11 @@ class ArenaClient:
             self._answers[number] = None
             client.send_to_daemon(question)
         client.flush_daemon()
-        client.wait_until(lambda: self._answers[number] is not None or client.ended)
+        try:
+            client.wait_until(lambda: self._answers[number] is not None or client.ended)
+        except BaseException:  # Ctrl-C, or a cancel
+            self._abandon(number)
+            raise
         with client.lock:
             answer = self._answers.pop(number)
             if answer is None:
@@ -94,6 +100,23 @@ class ArenaClient:
                 raise full_error(answer, client.describe_holders(answer.writers))
             assert answer is not None, "check_alive raises when the session has ended"
             return self._writer.granted(answer)
+
+    def _abandon(self, number: int) -> None:
+        """Nobody waits for the answer any more: the space goes back when it comes."""
+        with self._client.lock:
+            answer = self._answers.pop(number)
+            if answer is None:
+                self._abandoned.add(number)
+            else:
+                self._decline(answer)
+
+    def _decline(self, answer: Answer) -> None:
+        if isinstance(answer, messages.AllocationRefused):
+            self._writer.refused(answer)
+            return
+        message = self._writer.release(self._writer.granted(answer).offset)
+        if message is not None:
+            self._client.send_to_daemon(message)
 
     def published(self, offset: int) -> None:
         """The daemon is told of the object at this offset. Wants the lock."""
@@ -117,6 +140,9 @@ class ArenaClient:
                 self._writer.blocks_freed(message)
             elif kind is messages.ReturnExtents:
                 self._client.send_to_daemon(self._writer.return_extents())
+            elif message.request in self._abandoned:
+                self._abandoned.discard(message.request)
+                self._decline(message)
             elif message.request in self._answers:
                 self._answers[message.request] = message
             else:

@@ -172,10 +172,12 @@ class Client:
         self.check_alive()
         number = next(self._next_request)
         self._replies[number] = None
-        send(number)
-        deadline_s = None if timeout_s is None else monotonic() + timeout_s
-        self.wait_until(lambda: self._replies[number] is not None or self.ended, deadline_s)
-        reply = self._replies.pop(number)
+        try:
+            send(number)
+            deadline_s = None if timeout_s is None else monotonic() + timeout_s
+            self.wait_until(lambda: self._replies[number] is not None or self.ended, deadline_s)
+        finally:
+            reply = self._replies.pop(number)  # an answer that comes later, after Ctrl-C, is passed over
         if reply is None:
             self.check_alive()
             raise InternalError(f"the node daemon did not answer within {timeout_s} s")

@@ -106,6 +106,7 @@ class TaskClient:
                     self._submission.abandon(self._client.ended)
                 if self._submission.outbox:
                     self._carry_out()
+                    self._client.nudge()
                 return
             peer: Peer = worker.connection
             is_lone = len(worker.in_flight) == 1
