@@ -95,7 +95,8 @@ class NodeDaemon:
         self._say_goodbye()
 
     def _tick(self, now_s: float) -> float:
-        due_s = self.objects.tick(now_s)
+        times = [time for time in (self.objects.tick(now_s), self.inspection.tick(now_s)) if time is not None]
+        due_s = min(times, default=None)
         self.workers.tick(now_s)
         self.workers.output.tick()
         next_s = now_s + (TICK_S if self.workers.leases.has_periodic_work else IDLE_TICK_S)
@@ -197,7 +198,7 @@ class NodeDaemon:
         elif kind in ACTOR_MESSAGES:
             self.actors.on_message(connected, message, now_s)
         elif kind in INSPECTION_MESSAGES:
-            self.inspection.on_message(connected, message)
+            self.inspection.on_message(connected, message, now_s)
         elif kind is JobEnvironment:
             self.workers.start_job(connected.process, message)
         elif kind is Leaving:

@@ -262,6 +262,10 @@ class WorkerService:
         worker = self._by_process.get(process)
         return worker.pid if worker is not None else 0
 
+    def last_function(self, worker: StartedWorker) -> str:
+        """The function that the worker began last, whether or not it can answer."""
+        return self._slots.name(worker.slot)
+
     def describe(self, process: ProcessId) -> str:
         """A worker for people."""
         return f"worker {short(process)} (pid {self.pid_of(process)})"
