@@ -10,11 +10,41 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from remora.base.ids import ObjectId
 from remora.core.counting.carriers import Carrier, CountedRef
 from remora.core.counting.vocabulary import DAEMON, CountingError, Effect, Hold, Send
 from remora.messages.counting import Register, Release
+
+T = TypeVar("T")
+
+
+class Agenda(Generic[T]):
+    """What is to be looked at again, each once, in the order in which it became due."""
+
+    __slots__ = ("_items", "_queued")
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._queued: set[T] = set()
+
+    def append(self, item: T) -> None:
+        if item not in self._queued:
+            self._queued.add(item)
+            self._items.append(item)
+
+    def extend(self, items: Iterable[T]) -> None:
+        for item in items:
+            self.append(item)
+
+    def popleft(self) -> T:
+        item = self._items.popleft()
+        self._queued.discard(item)
+        return item
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
 
 
 class RefTable(ABC):
@@ -27,8 +57,8 @@ class RefTable(ABC):
         self.outbox: list[Effect] = []
         self._own_actor = own_actor
         self._refs: dict[ObjectId, CountedRef] = {}
-        self._refs_due: deque[CountedRef] = deque()
-        self._carriers_due: deque[Carrier] = deque()
+        self._refs_due: Agenda[CountedRef] = Agenda()
+        self._carriers_due: Agenda[Carrier] = Agenda()
 
     def become_actor(self, own_actor: ObjectId) -> None:
         """This process is an actor from now on; no ref to it lives here yet."""
@@ -148,11 +178,12 @@ class RefTable(ABC):
             self.outbox.append(Send(DAEMON, kind([id])))
 
     def _run_agenda(self) -> None:
+        # All refs before a carrier: looking at a carrier looks at all its ids, and ten thousand of them may be due.
         while self._refs_due or self._carriers_due:
-            while self._carriers_due:
-                self._reconsider(self._carriers_due.popleft())
-            if self._refs_due:
+            while self._refs_due:
                 self._weigh(self._refs_due.popleft())
+            if self._carriers_due:
+                self._reconsider(self._carriers_due.popleft())
 
     @abstractmethod
     def _reconsider(self, carrier: Carrier) -> None:
