@@ -273,6 +273,8 @@ class ActorClient:
             self._refs.peer_died(peer.process)
             if record.peer is peer:
                 record.peer = None
+                if record.calls.state.state == messages.DEAD:
+                    return  # it stays dead: the session ended before its worker did
                 record.calls.connection_lost(self._not_started(record))
 
     def _not_started(self, record: ActorRecord) -> set[int]:
@@ -352,11 +354,13 @@ class ActorClient:
         creation: ObjectRef[Any] = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), INLINE, _data_of_none)
         function = self._client.functions.define_method("__init__")
         pending = PendingCall(call, Task(call, function.number), function, None, None)
-        is_ready = self._client.arguments.attach(pending, args, kwargs, captured)
+        if not self._client.arguments.attach(pending, args, kwargs, captured):
+            # The worker awaits them: others who get the handle meanwhile must find the actor at the daemon.
+            self._client.arguments.pass_pending(pending)
         creation.contents = pending.references
 
-        def send(record: PendingCall, request: int = 0) -> None:
-            message = record.message
+        def send(request: int = 0) -> None:
+            message = pending.message
             spec = messages.ActorSpec(
                 class_name=actor_class.name,
                 pickled_class=pickled,
@@ -386,15 +390,9 @@ class ActorClient:
             self._client.flush_daemon()
 
         if not options.name:
-            if is_ready:
-                send(pending)
-            else:
-                self._client.arguments.when_resolved(pending, send)
+            send()
             return creation, actor_class.description
-        if not is_ready:
-            self._client.values.get_many(list(pending.top_level), None)
-            self._client.arguments.when_resolved(pending, lambda record: None)
-        found = self._client.request(lambda request: send(pending, request))
+        found = self._client.request(send)
         if found.error:
             raise ActorAlreadyExistsError(found.error)
         if found.created:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from remora.base.limits import INLINE_LIMIT_BYTES
-from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, ObjectRef
+from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, PENDING, STORED, ObjectRef
 from remora.base.options import is_retried
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
@@ -97,6 +97,18 @@ class Arguments:
         for ref in pending:
             subscribe(ref, resolved)
 
+    def pass_pending(self, record: PendingCall) -> None:
+        """Put what is known of the top-level refs into the message; whoever runs it awaits the others."""
+        with self._client.lock:
+            for ref in record.top_level:
+                self._client.refs.publish(ref)
+            record.message.values = tuple(
+                [
+                    Argument(ref.id, Value(PENDING) if ref.state == BORROWED else value_of(ref))
+                    for ref in record.top_level
+                ]
+            )
+
     def _complete(self, record: PendingCall) -> bool:
         """All top-level refs have values: put them into the message. False when one of them is an error."""
         for ref in record.top_level:
@@ -106,6 +118,8 @@ class Arguments:
                 return False
         with self._client.lock:
             for ref in record.top_level:
+                if ref.state == STORED:
+                    self._client.refs.publish(ref)
                 for inner in ref.contents:
                     if type(inner) is ObjectRef:
                         self._client.refs.publish(inner)
@@ -127,7 +141,7 @@ def listed_ids(task: Task) -> list[bytes]:
     """The ids that travel in a call: nested and captured refs, refs inside inlined values, stored arguments."""
     ids = list(task.refs)
     for argument in task.values:
-        if argument.value.location is not None:
+        if argument.value.location is not None or argument.value.state == PENDING:
             ids.append(argument.id)
         ids += argument.value.contents
     if task.stored is not None:

@@ -143,6 +143,7 @@ class Refs:
     def resolve(self, ref: ObjectRef[Any], writer: ProcessId | None = None) -> None:
         """A published ref that was pending has its value."""
         self.machine.resolve(ref.id, value_of(ref), writer)
+        self.carry_out()
 
     def export(self, ref: ObjectRef[Any]) -> None:
         """The ref was pickled by something that is not ours: the job holds it to its end."""

@@ -10,7 +10,7 @@ from remora.base.builtin_methods import find_method
 from remora.base.errors import ActorDiedError, RemoraError, TaskCancelledError, WorkerCrashedError
 from remora.base.ids import ObjectId
 from remora.base.limits import INLINE_LIMIT_BYTES
-from remora.base.object_ref import BORROWED, FAILED, INLINE, STORED, ObjectRef
+from remora.base.object_ref import BORROWED, FAILED, INLINE, PENDING, STORED, ObjectRef
 from remora.messages.objects import Location, Value
 from remora.messages.tasks import Argument, DefineFunction, Done, Reply, Task
 from remora.processes.client.arguments import listed_ids
@@ -20,6 +20,7 @@ from remora.serialization import (
     Serialized,
     deserialize,
     deserialize_arguments,
+    deserialize_error,
     serialize,
     serialize_error,
     serialize_system_error,
@@ -158,6 +159,12 @@ class CallRunner:
 
     def _load_argument(self, argument: Argument) -> Any:
         value = argument.value
+        if value.state == FAILED:
+            raise deserialize_error(value.data)
+        if value.state == PENDING:
+            with self._client.lock:
+                (ref,) = self._client.refs.adopt([argument.id])
+            return self._client.values.get_one(ref, None)
         resolve = None
         if value.contents:
             with self._client.lock:
