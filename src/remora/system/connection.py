@@ -169,9 +169,10 @@ class Connection:
 
     def _receive(self) -> bool:
         """One read, and the frames that it completes; whether there may be more."""
-        view, end = self._view, self._end
+        if self._end == len(self._buffer):
+            self._make_room(self._start, self._end)  # a handler reads, in the middle of a full buffer
         try:
-            received = self._socket.recv_into(view[end:])
+            received = self._socket.recv_into(self._view[self._end :])
         except BlockingIOError:
             return False
         except OSError as error:
@@ -180,12 +181,13 @@ class Connection:
         if not received:
             self._end_of_file(None)
             return False
-        self._end = end = end + received
-        start = self._start
-        while end - start >= HEADER_SIZE_BYTES:
+        self._end += received
+        # All state is in the object when the handler is called: a callback of the user's may wait, and so read, itself.
+        while self._end - self._start >= HEADER_SIZE_BYTES:
+            view, start = self._view, self._start
             (length,) = unpack_length(view, start)
             body = start + HEADER_SIZE_BYTES
-            if end - body < length:
+            if self._end - body < length:
                 if length > MAX_FRAME_BYTES:
                     self._end_of_file(ForeignFrameError(f"a frame of {length} bytes was announced"))
                     return False
@@ -195,11 +197,11 @@ class Connection:
             except msgspec.MsgspecError as error:
                 self._end_of_file(ForeignFrameError(f"a frame of {length} bytes is no message of ours: {error}"))
                 return False
-            self._start = start = body + length
+            self._start = body + length
             self.on_messages(self, messages)
             if self.closed:
                 return False
-        self._make_room(start, end)
+        self._make_room(self._start, self._end)
         return True
 
     def _make_room(self, start: int, end: int) -> None:

@@ -9,6 +9,7 @@ This costs nothing while no signal comes, unlike masking signals around each sec
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -50,4 +51,14 @@ def raise_or_defer(frame: FrameType | None, exception: BaseException) -> None:
 def check() -> None:
     """Raise what a handler deferred. Called by the main thread at the end of an API call."""
     if pending:
+        raise pending.pop()
+
+
+def check_before_blocking() -> None:
+    """Raise what was deferred, in the main thread. Asked inside an interruptible function, right before it blocks.
+
+    A handler that ran before that function was entered has deferred; one that runs later raises there itself. So a
+    thread never goes to sleep on an interrupt.
+    """
+    if pending and threading.get_ident() == threading.main_thread().ident:
         raise pending.pop()

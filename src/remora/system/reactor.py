@@ -12,7 +12,7 @@ import os
 import select
 from collections.abc import Callable
 
-from remora.system.interrupts import interruptible
+from remora.system.interrupts import check_before_blocking, interruptible, pending
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP
 WRITABLE = select.EPOLLOUT
@@ -56,6 +56,8 @@ class Reactor:
     @interruptible
     def wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """The ready descriptors, unserved: they are reported again, so an interrupt here loses nothing."""
+        if pending:
+            check_before_blocking()
         return self._epoll.poll(timeout_s)
 
     def serve(self, events: list[tuple[int, int]]) -> None:
@@ -72,7 +74,10 @@ class Reactor:
         os.eventfd_write(self._wake_fd, 1)
 
     def _on_wake(self, mask: int) -> None:
-        os.eventfd_read(self._wake_fd)
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:  # a handler of the same batch polled itself
+            return
 
     def close(self) -> None:
         """Close the reactor's own descriptors, not the registered ones."""

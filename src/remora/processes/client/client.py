@@ -46,7 +46,7 @@ from remora.processes.client.peers import Peers
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import Refs
 from remora.processes.client.tasks import TaskClient
-from remora.processes.client.values import Values
+from remora.processes.client.values import Values, tell_waiters
 from remora.serialization import serialize_system_error
 from remora.system.connection import Connection
 from remora.system.reactor import Reactor
@@ -73,6 +73,7 @@ class Client:
         self.node_address = socket.gethostname()
         self.namespace = welcome.namespace
         self.lock = threading.RLock()
+        self._lock_is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self.next_call = count(1)
         self.reactor = Reactor()
         self.leadership = Leadership(self.reactor, self.flush, self._housekeep, self._on_crash)
@@ -152,6 +153,13 @@ class Client:
         self, done: Callable[[], object], deadline_s: float | None = None, ref: ObjectRef[Any] | None = None
     ) -> bool:
         """Wait for another process, see :meth:`Leadership.wait_until`. A worker's CPU is lent out meanwhile."""
+        if done():
+            return True
+        if self._lock_is_mine():
+            raise RuntimeError(
+                "this code cannot wait for Remora here: it is a destructor (__del__) that the garbage collector ran "
+                "in the middle of Remora's own work. Call .remote() there, and get the result elsewhere"
+            )
         wait_until = self.leadership.wait_until
         if self.on_block is None:
             return wait_until(done, deadline_s, ref)
@@ -191,10 +199,12 @@ class Client:
     # ------------------------------------------------------------------ receiving
 
     def _on_daemon_messages(self, connection: Connection, messages: list[Any]) -> None:
+        valued: list[ObjectRef[Any]] = []
         for message in messages:
             kind = type(message)
             if kind is ObjectValue:
-                self.values.on_value(message)
+                if (ref := self.values.on_value(message)) is not None:
+                    valued.append(ref)
             elif kind is Ack:
                 self._count(self.refs.machine.acknowledged, message.ids, message.ok)
             elif kind is PublishAck:
@@ -215,6 +225,9 @@ class Client:
                 self.flush_daemon()
             elif not self.on_message(message):
                 self.actors.on_message(message)
+        # At the end: a callback of the user's may wait, and then what comes later is served before it returns.
+        for ref in valued:
+            tell_waiters(ref)
 
     def _count(self, told: Callable[..., None], *arguments: Any) -> None:
         with self.lock:
@@ -260,7 +273,10 @@ class Client:
 
     def _run_later(self) -> None:
         while self._later:
-            function, arguments = self._later.popleft()
+            try:
+                function, arguments = self._later.popleft()
+            except IndexError:  # another thread took the last one
+                return
             function(*arguments)
 
     def warn(self, text: str) -> None:
@@ -285,7 +301,7 @@ class Client:
             return
         self.ended = reason
         self._abandon_all()
-        self.reactor.wake()
+        self.leadership.wake_all()
 
     def _abandon_all(self) -> None:
         self.tasks.abandon(self.ended)

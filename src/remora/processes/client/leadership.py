@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
-from remora.system.interrupts import interruptible
+from remora.system.interrupts import check_before_blocking, interruptible, pending
 from remora.system.reactor import Reactor
 
 SPIN_S = 50e-6
@@ -25,11 +25,15 @@ FIRST_REST_S = 0.01
 LONGEST_REST_S = 1.0
 STANDBY_S = 0.001
 HELP_OUT_S = 0.01
+LONGEST_SLEEP_S = 3600.0
+"""System calls refuse large numbers; who sleeps so long looks again."""
+CLOSE_TIMEOUT_S = 5.0
 SOON_S = 0.06
 """A message that nobody waits for may lie this long before it is sent."""
 
 _monotonic = time.monotonic
 _yield = os.sched_yield
+_get_ident = threading.get_ident
 
 
 class Waiter:
@@ -50,6 +54,8 @@ class Waiter:
     @interruptible
     def sleep(self, timeout_s: float) -> None:
         """Until :meth:`wake`, or *timeout_s* (negative: no limit)."""
+        if pending:
+            check_before_blocking()
         self._lock.acquire(timeout=timeout_s)
 
 
@@ -60,7 +66,7 @@ class Leadership:
         flush: writes what was sent and not written yet; called before a leader blocks.
         housekeep: periodic work of the process; returns in how many seconds it wants to be called again (-1: when
             something happens).
-        on_crash: told when the I/O thread ends by an exception: an error of ours, and nobody reads any more.
+        on_crash: told of an exception in a handler or in the I/O thread: an error of ours, and the session is over.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Leadership:
         self._housekeep = housekeep
         self._on_crash = on_crash
         self._lead = threading.Lock()
+        self._leader = 0
         self._io_leads = False
         self._wanted = False
         self._turns = 0
@@ -84,6 +91,7 @@ class Leadership:
         self._observers: dict[Waiter, None] = {}
         self._nudge = Waiter()
         self._closed = False
+        self._crashed = False
         self._served_elsewhere = False
         self._spin_again_at_s = 0.0
         self._rest_s = FIRST_REST_S
@@ -101,49 +109,57 @@ class Leadership:
         if done():
             return True
         if self._lead.acquire(False):
+            return self._lead_until(done, deadline_s)
+        if self._leader == _get_ident():
+            # A callback of the user's, called while this thread serves, waits itself: serve on, one level deeper.
             return self._serve_until(done, deadline_s)
         return self._follow_until(done, deadline_s, ref)
 
     def serve_now(self) -> None:
         """Serve what is ready, without waiting, unless somebody else is serving. For threads that send a lot."""
         if self._lead.acquire(False):
+            self._leader = _get_ident()
             self._turns += 1
             try:
-                self.reactor.poll(0)
+                self._serve(self.reactor.wait(0))
             finally:
                 self._leave()
         elif self._io_leads and not self._wanted:
             self._wanted = True
             self.reactor.wake()
 
-    def _serve_until(self, done: Callable[[], object], deadline_s: float | None) -> bool:
+    def _lead_until(self, done: Callable[[], object], deadline_s: float | None) -> bool:
         """As the leader; gives the lead up at the end."""
+        self._leader = _get_ident()
         self._turns += 1
         try:
-            self._flush()
-            if self._spin(done):
-                return True
-            reactor = self.reactor
-            while not done():
-                self._flush()
-                timeout_s = self._look_before_sleep()
-                if done():  # what was put off until now may have been it
-                    return True
-                if deadline_s is not None:
-                    left_s = deadline_s - _monotonic()
-                    if left_s <= 0:
-                        return bool(done())
-                    if timeout_s < 0 or left_s < timeout_s:
-                        timeout_s = left_s
-                self._blocked = True
-                events = reactor.wait(timeout_s)
-                self._blocked = False
-                if events:
-                    self._serve(events)
-            return True
+            return self._serve_until(done, deadline_s)
         finally:
             self._blocked = self._may_sleep_long = False
             self._leave()
+
+    def _serve_until(self, done: Callable[[], object], deadline_s: float | None) -> bool:
+        self._flush()
+        if self._spin(done):
+            return True
+        reactor = self.reactor
+        while not done():
+            self._flush()
+            timeout_s = self._look_before_sleep()
+            if done():  # what was put off until now may have been it
+                return True
+            if deadline_s is not None:
+                left_s = deadline_s - _monotonic()
+                if left_s <= 0:
+                    return bool(done())
+                if timeout_s < 0 or left_s < timeout_s:
+                    timeout_s = min(left_s, LONGEST_SLEEP_S)
+            self._blocked = True
+            events = reactor.wait(timeout_s)
+            self._blocked = False
+            if events:
+                self._serve(events)
+        return True
 
     def _look_before_sleep(self) -> float:
         """Housekeeping; how long the leader may sleep then."""
@@ -154,7 +170,11 @@ class Leadership:
         return timeout_s
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
-        self.reactor.serve(events)
+        try:
+            self.reactor.serve(events)
+        except Exception as error:  # noqa: BLE001 - whoever reads runs everybody's handlers: it is not his error
+            self._crashed = True
+            self._on_crash(error)
         if self._observers:
             for waiter in tuple(self._observers):
                 waiter.wake()
@@ -188,6 +208,13 @@ class Leadership:
 
     def _leave(self) -> None:
         self._turns += 1
+        self._leader = 0
+        self._lead.release()
+        self._hand_over()
+
+    def _give_up(self) -> None:
+        """The I/O thread leaves; its turns are not counted, it stands by for the threads whose turns are."""
+        self._leader = 0
         self._lead.release()
         self._hand_over()
 
@@ -208,20 +235,24 @@ class Leadership:
         try:
             self._flush()
             while not done():
+                if self._closed:
+                    return bool(done())
                 if self._lead.acquire(False):
                     del self._followers[waiter]
-                    return self._serve_until(done, deadline_s)
+                    return self._lead_until(done, deadline_s)
                 if self._io_leads and not self._wanted:
                     self._wanted = True
                     self.reactor.wake()
                 timeout_s = -1.0
                 if deadline_s is not None:
-                    timeout_s = deadline_s - _monotonic()
+                    timeout_s = min(deadline_s - _monotonic(), LONGEST_SLEEP_S)
                     if timeout_s <= 0:
                         return False
                 waiter.sleep(timeout_s)
             return True
         finally:
+            if ref is not None and ref.state < FIRST_FINISHED:
+                unsubscribe(ref, waiter.wake)
             self._observers.pop(waiter, None)
             if self._followers.pop(waiter, waiter) is None and not self._lead.locked():
                 # The lead may have been handed to this thread just when it ended: pass it on.
@@ -261,12 +292,12 @@ class Leadership:
         self._nudge.sleep(HELP_OUT_S)
         self._flush()
         if self._turns == seen and self._lead.acquire(False):
+            self._leader = _get_ident()
             try:
                 self._housekeep()
-                self.reactor.poll(0)
+                self._serve(self.reactor.wait(0))
             finally:
-                self._lead.release()
-                self._hand_over()
+                self._give_up()
 
     def _run_io(self) -> None:
         try:
@@ -275,7 +306,7 @@ class Leadership:
             self._on_crash(error)
 
     def _stand_by(self) -> None:
-        while not self._closed:
+        while not self._closed and not self._crashed:
             if self._served_elsewhere:
                 self._help_out()
                 continue
@@ -287,12 +318,12 @@ class Leadership:
             self._lead.acquire()
             if self._turns != seen:
                 # A user thread has waited long and stopped now: it will probably wait again at once.
-                self._lead.release()
-                self._hand_over()
+                self._give_up()
                 continue
+            self._leader = _get_ident()
             self._io_leads = True
             try:
-                while not self._wanted and not self._closed and not self._served_elsewhere:
+                while not (self._wanted or self._closed or self._crashed or self._served_elsewhere):
                     timeout_s = self._look_before_sleep()
                     events = self.reactor.wait(timeout_s)
                     if events:
@@ -301,17 +332,26 @@ class Leadership:
             finally:
                 self._io_leads = self._may_sleep_long = False
                 self._wanted = False
-                self._lead.release()
-                self._hand_over()
+                self._give_up()
 
-    def close(self) -> None:
-        """End the I/O thread and wait for it."""
-        self._closed = True
-        self._nudge.wake()
+    def wake_all(self) -> None:
+        """Every waiting thread looks again whether it is done."""
+        for waiter in tuple(self._followers):
+            waiter.wake()
         if not self.reactor.closed:
             self.reactor.wake()
-        if self._io_thread is not None and self._io_thread is not threading.current_thread():
-            self._io_thread.join(timeout=5)
+
+    def close(self) -> None:
+        """End the I/O thread and wait until nobody polls any more. What others wait for must be done already."""
+        self._closed = True
+        self._nudge.wake()
+        self.wake_all()
+        if self._leader == _get_ident():
+            return
+        if self._io_thread is not None:
+            self._io_thread.join(timeout=CLOSE_TIMEOUT_S)
+        # Kept for good: nobody polls a closed reactor.
+        self._lead.acquire(timeout=CLOSE_TIMEOUT_S)
 
 
 def subscribe(ref: ObjectRef[object], callback: Callable[[ObjectRef[object]], object]) -> None:
@@ -325,6 +365,14 @@ def subscribe(ref: ObjectRef[object], callback: Callable[[ObjectRef[object]], ob
     # Looked at after the callback is listed: whoever sets the state takes the list after that.
     if ref.state >= FIRST_FINISHED:
         callback(ref)
+
+
+def unsubscribe(ref: ObjectRef[object], callback: Callable[[ObjectRef[object]], object]) -> None:
+    """Do not call *callback* any more, if it was not called yet."""
+    with _subscribing:
+        waiters = ref.waiters
+        if waiters is not None and callback in waiters:
+            waiters.remove(callback)
 
 
 _subscribing = threading.Lock()

@@ -83,7 +83,10 @@ class Peers:
         """Write what is unwritten, to everybody."""
         dirty = self.dirty
         while dirty:
-            peer = dirty.pop()
+            try:
+                peer = dirty.pop()
+            except IndexError:  # another thread wrote to the last one
+                return
             peer.is_dirty = False
             peer.connection.flush()
 

@@ -21,6 +21,7 @@ from remora.base.object_ref import (
     ObjectRef,
 )
 from remora.messages.objects import GetObjects, Location, ObjectValue, Value
+from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
 from remora.processes.client.pending import PendingCall
 from remora.serialization import Serialized, deserialize, deserialize_error, serialize, serialize_system_error
 
@@ -41,6 +42,7 @@ class Values:
         self._prefix = client.process
         self._next_call: count[int] = client.next_call
         self._asked: set[bytes] = set()
+        self.inline_budget = InlineBudget()
 
     # ------------------------------------------------------------------ making
 
@@ -60,14 +62,22 @@ class Values:
         return self.put_serialized(object_id, serialize(value))
 
     def put_serialized(self, object_id: ObjectId, serialized: Serialized) -> ObjectRef[Any]:
-        """A new object; large ones go to the arena and are known to the daemon from birth."""
-        contents = tuple(serialized.refs)
-        if serialized.size_bytes <= INLINE_LIMIT_BYTES:
-            return ObjectRef(object_id, INLINE, serialized.to_bytes(), contents)
+        """A new object; large ones go to the arena, and so do others when many are in this process already."""
+        size_bytes = serialized.size_bytes
+        if size_bytes < COUNTED_FROM_BYTES:
+            return ObjectRef(object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs))
+        if size_bytes <= INLINE_LIMIT_BYTES:
+            with self._client.lock:
+                if self.inline_budget.has_room_for(size_bytes):
+                    inline: ObjectRef[Any] = ObjectRef(
+                        object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs)
+                    )
+                    self.inline_budget.hold(inline, size_bytes)
+                    return inline
         location = self._client.arena.store(serialized)
-        ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, contents)
+        ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, tuple(serialized.refs))
         with self._client.lock:
-            self._client.refs.publish(ref)
+            self._client.arena.publish_soon(ref)
         self._client.leadership.nudge_soon()
         return ref
 
@@ -225,6 +235,8 @@ class Values:
         ref.data = value.location if value.state == STORED else value.data
         ref.state = value.state
         ref.task = None
+        if len(value.data) >= COUNTED_FROM_BYTES:
+            self.inline_budget.hold(ref, len(value.data))
         if ref.published:
             self._client.refs.resolve(ref, writer if value.state == STORED else None)
         elif value.state == STORED:
@@ -246,6 +258,7 @@ class Values:
         """The store is out of reach: what lies there must not be looked for in another one. Views stay."""
         data = serialize_system_error(LocalRayletDiedError(f"the object is lost with its session: {reason}"))
         with self._client.lock:
+            self._client.arena.drain()
             for ref in self._client.refs.live():
                 if ref.state == STORED:
                     ref.data = data
@@ -255,18 +268,18 @@ class Values:
         """The call ends with an error of the system's."""
         self.fail(record.return_refs(), serialize_system_error(error))
 
-    def on_value(self, message: ObjectValue) -> None:
-        """The daemon tells the value of a borrowed ref."""
+    def on_value(self, message: ObjectValue) -> ObjectRef[Any] | None:
+        """The daemon tells the value of a borrowed ref. Returns the ref, whose waiters are to be told, if it lives."""
         with self._client.lock:
             self._asked.discard(message.id)
             ref = self._client.refs.find(message.id)
             if ref is None or ref.state >= FIRST_FINISHED:
-                return
+                return None
             value = message.value
             ref.contents = tuple(value.contents)
             ref.data = value.location if value.state == STORED else value.data
             ref.state = value.state
-        tell_waiters(ref)
+        return ref
 
 
 def tell_waiters(ref: ObjectRef[Any]) -> None:
