@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import os
 import signal
@@ -15,7 +14,13 @@ from typing import NoReturn
 
 from remora.base.configuration import WorkerConfiguration
 from remora.system.interpreter import resolve
-from remora.system.process_control import arm_lifeline, become_subreaper, raise_oom_score, set_process_title
+from remora.system.process_control import (
+    arm_lifeline,
+    become_subreaper,
+    end_process,
+    raise_oom_score,
+    set_process_title,
+)
 
 WORKER_OOM_SCORE = 500
 WORKER_TITLE = "remora:worker"
@@ -100,8 +105,4 @@ def _exit_code_of(request: SystemExit) -> int:
 def _end(exit_code: int) -> NoReturn:
     """Exit handlers and buffered output, but no waiting for threads of the user."""
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        # Nobody may be left to read it, or the user closed it.
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(exit_code)
+    end_process(exit_code)

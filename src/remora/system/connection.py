@@ -234,6 +234,11 @@ class Connection:
             self.close()
             self._on_closed(self, error)
 
+    def abandon_in_child(self) -> None:
+        """In a forked child: close its copy of the socket. The parent's goes on, and the reactor is the parent's."""
+        self.closed = True
+        self._socket.close()
+
     def close(self) -> None:
         """Close the socket now; unsent messages are dropped and ``on_closed`` is not called."""
         with self._write_lock:

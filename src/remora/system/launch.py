@@ -100,6 +100,11 @@ class LaunchedNode:
         except FileNotFoundError:
             return ""
 
+    def close_in_child(self) -> None:
+        """In a forked child of the driver: the node is not this process's."""
+        os.close(self.pidfd)
+        self.pidfd = -1
+
     def end(self, timeout_s: float = END_TIMEOUT_S) -> None:
         """Wait at most *timeout_s* for the daemon to end, kill it if it has not, and remove what it left.
 

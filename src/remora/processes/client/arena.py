@@ -208,6 +208,10 @@ class ArenaClient:
                 if type(kept) is Reservation:
                     self._give_back(kept.offset)
 
+    def close_descriptor(self) -> None:
+        """Write and map nothing any more."""
+        self._memory.close()
+
     def close(self) -> None:
         """Stop writing. Views that users still have stay valid, so the mapping for reading stays."""
         self._writer.close()

@@ -331,6 +331,14 @@ class Client:
             return f"{record.function.name!r} waits for its own arguments"
         return f"{record.function.name!r} has not finished"
 
+    def abandon_in_child(self) -> None:
+        """In a forked child: close its copies of our descriptors, and change nothing that the parent shares."""
+        self.reactor.close()
+        for connection in (self.daemon, *(peer.connection for peer in self.peers.all()), *self.submitters.values()):
+            connection.abandon_in_child()
+        self.arena.close_descriptor()
+        self.slots.close()
+
     def close(self) -> None:
         """Leave the session: close every connection, end the I/O thread."""
         self.ended = self.ended or "this process has left the session (remora.shutdown)"

@@ -13,7 +13,7 @@ from remora.base.errors import describe_exit
 from remora.base.options import InitOptions
 from remora.messages.inspection import Nodes
 from remora.messages.session import JobEnvironment, Leaving, WorkerOutput
-from remora.processes.client import ref_hooks
+from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
 from remora.system.handshake import connect_unix, receive_welcome, send_hello
@@ -76,6 +76,7 @@ class DriverRuntime(ClientRuntime):
         self._node = node
         self._handler = _install_interrupt_handler()
         ref_hooks.install(client)
+        fork_guard.watch(client, node.close_in_child)
 
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
@@ -84,6 +85,7 @@ class DriverRuntime(ClientRuntime):
             client.send_to_daemon(Leaving())
             client.flush()
         super().shutdown()
+        fork_guard.forget()
         self._node.end()
         ref_hooks.uninstall()
         if self._handler is not None and signal.getsignal(signal.SIGINT) is _on_interrupt:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base.builtin_methods import find_method
 from remora.base.errors import ActorDiedError, RemoraError, TaskCancelledError, WorkerCrashedError
@@ -26,6 +27,7 @@ from remora.serialization import (
     serialize_system_error,
 )
 from remora.system.interrupts import interruptible
+from remora.system.process_control import end_process
 
 if TYPE_CHECKING:
     from remora.processes.client.client import Client
@@ -54,6 +56,8 @@ class CallRunner:
         self.pid = os.getpid()
         self.instance: Any = None
         self.is_actor = False
+        self.is_forked_copy = False
+        """This is a child that a call has forked: the reply is its parent's, and it ends when it leaves the call."""
         self.class_name = ""
 
     def run(self, submitter: Submitter, task: Task) -> None:
@@ -100,6 +104,8 @@ class CallRunner:
 
     def finish(self, submitter: Submitter, task: Task, results: list[Serialized]) -> None:
         """Put the reply with these values on the connection, unflushed."""
+        if self.is_forked_copy:
+            end_process(0)
         if len(results) == 1 and self._is_plain(task, results[0]):
             submitter.connection.outgoing.append(Done(task.call, results[0].to_bytes()))
         else:
@@ -232,6 +238,8 @@ class CallRunner:
 
     def describe_failure(self, submitter: Submitter, task: Task, error: BaseException) -> tuple[bytes, int | None]:
         """The error as data, and the exit code if it asks the process to end."""
+        if self.is_forked_copy:
+            _end_forked_copy(error)
         name = submitter.name_of(task.function)
         if self.class_name:
             name = f"{self.class_name}.{name}"
@@ -275,6 +283,13 @@ class CallRunner:
 def call_user(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call code of the user's; the one place from which a signal may raise into it."""
     return function(*args, **kwargs)
+
+
+def _end_forked_copy(error: BaseException) -> NoReturn:
+    exit_code = exit_code_of(error)
+    if exit_code is None:
+        traceback.print_exception(error)
+    end_process(1 if exit_code is None else exit_code)
 
 
 def exit_code_of(error: BaseException) -> int | None:

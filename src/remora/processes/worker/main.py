@@ -13,7 +13,7 @@ from remora.messages.counting import ItemAck
 from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
 from remora.messages.session import Leaving, SessionEnded
 from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, LeaseTerms, ReplyAck, Task
-from remora.processes.client import ref_hooks
+from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
 from remora.processes.worker.actor import construct_actor
@@ -75,6 +75,7 @@ class Worker:
         self._construct: ConstructActor | None = None
         client.reactor.register(self._listener.fileno(), self._on_connect)
         runtime.current = WorkerRuntime(client, self)
+        fork_guard.watch(client, self._abandon_in_child)
         ref_hooks.install(client)
 
     def run(self) -> None:
@@ -99,6 +100,10 @@ class Worker:
             client.send_to_daemon(Leaving())
             client.flush()
         client.close()
+        self._listener.close()
+
+    def _abandon_in_child(self) -> None:
+        self.runner.is_forked_copy = True
         self._listener.close()
 
     def _is_settled(self) -> bool:
