@@ -8,6 +8,7 @@ from remora.messages import arena as messages
 from remora.messages.objects import Location
 from remora.processes.arena_client import ArenaWriter, Reservation, full_error
 from remora.processes.arena_reader import ArenaReader
+from remora.processes.client.young_objects import YoungObjects
 from remora.serialization import Serialized
 from remora.system.pinned_memory import Pin
 from remora.system.shared_memory import SharedMemory
@@ -36,6 +37,7 @@ class ArenaClient:
         self._abandoned: set[int] = set()
         """Requests whose asker was interrupted."""
         self._created: CreatedArrays | None = None
+        self._young = YoungObjects(lambda ref: client.refs.publish(ref), self._give_back)
 
     @property
     def _reader(self) -> ArenaReader:
@@ -46,7 +48,7 @@ class ArenaClient:
     @property
     def is_idle(self) -> bool:
         """Whether no view could die unnoticed."""
-        return self._lazy_reader is None or not self._lazy_reader.pin_count()
+        return not self._young and (self._lazy_reader is None or not self._lazy_reader.pin_count())
 
     # ------------------------------------------------------------------ writing
 
@@ -78,8 +80,12 @@ class ArenaClient:
             if reservation is not None:
                 return reservation
             client.check_alive()
-            # Space of views that died since the last look may be what is missing.
-            self.drain()
+            # Space of what died since the last look may be all that is missing.
+            self._collect()
+            reservation = self._writer.reserve(size_bytes, own_pages=own_pages)
+            if reservation is not None:
+                return reservation
+            self._young.publish_all()
             client.refs.drain()
             question = self._writer.ask(size_bytes, own_pages=own_pages)
             number = question.request
@@ -118,8 +124,13 @@ class ArenaClient:
         if message is not None:
             self._client.send_to_daemon(message)
 
+    def publish_soon(self, ref: ObjectRef[Any]) -> None:
+        """The ref of what was just stored here; its death before the next look costs no message. Wants the lock."""
+        self._young.add(ref, ref.data.offset)
+
     def published(self, offset: int) -> None:
         """The daemon is told of the object at this offset. Wants the lock."""
+        self._young.published(offset)
         self._writer.published(offset)
 
     def discard(self, location: Location) -> None:
@@ -200,7 +211,17 @@ class ArenaClient:
         return [] if self._lazy_reader is None else self._lazy_reader.pins()
 
     def drain(self) -> None:
-        """Let go of what dead views kept: refs, whose death runs no code, and reservations. Wants the lock."""
+        """The regular look: let go of what is dead, and publish what is young. Wants the lock."""
+        self._collect()
+        self._young.publish_all()
+
+    def _collect(self) -> None:
+        """Let go of what is dead: first of views, since what they kept may be the last ref of a young object."""
+        self._collect_views()
+        self._young.drain()
+
+    def _collect_views(self) -> None:
+        """Views keep refs, whose death runs no code, and reservations."""
         if self._created is not None:
             self._created.drain()
         if self._lazy_reader is not None:

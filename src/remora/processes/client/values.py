@@ -69,9 +69,7 @@ class Values:
         if size_bytes <= INLINE_LIMIT_BYTES:
             with self._client.lock:
                 if self.inline_budget.has_room_for(size_bytes):
-                    inline: ObjectRef[Any] = ObjectRef(
-                        object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs)
-                    )
+                    inline: ObjectRef[Any] = ObjectRef(object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs))
                     self.inline_budget.hold(inline, size_bytes)
                     return inline
         location = self._client.arena.store(serialized)
