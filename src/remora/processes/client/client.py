@@ -219,7 +219,8 @@ class Client:
             elif kind is WorkerOutput:
                 self.on_output(message)
             elif kind is SessionEnded:
-                self.end(message.reason)
+                if not self.on_message(message):
+                    self.end(message.reason)
             elif kind is DescribeYourself:
                 self.send_to_daemon(describe_process(self, message))
                 self.flush_daemon()

@@ -125,7 +125,7 @@ class NodeDaemon:
                 sock.close()
 
     def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
-        hello = messages[0]
+        hello: Any = messages[0] if messages else None
         refusal = refusal_of(hello)
         if refusal is None:
             refusal = self._welcome(connection, hello)
@@ -168,7 +168,12 @@ class NodeDaemon:
             slot,
             job,
         )
-        send_welcome(connection.socket, welcome, [self.objects.memory.fd, self.slot_descriptor])
+        try:
+            send_welcome(connection.socket, welcome, [self.objects.memory.fd, self.slot_descriptor])
+        except OSError as error:
+            # It has died since it said hello; the end of its connection is read next.
+            print(f"{connected!r} did not wait for its welcome: {error}", flush=True)
+            return None
         if worker is not None:
             self.workers.worker_serves(worker, now_s)
         return None

@@ -58,10 +58,9 @@ class AsyncExecutor:
                 return queued[1]
         return None
 
-    def drop_all_of(self, submitter: Submitter) -> None:
-        """The submitter is dead: what has not begun is not wanted."""
-        for queued in [queued for queued in list(self._waiting) if queued[0] is submitter]:
-            self.drop(submitter, queued[1].call)
+    def waiting_calls(self) -> list[Call]:
+        """The calls that have not begun."""
+        return list(self._waiting)
 
     def cancel(self, submitter: Submitter, call: int) -> None:
         """Cancel the asyncio task of this call."""
@@ -91,6 +90,11 @@ class AsyncExecutor:
 
     def hand_back(self) -> None:
         """An actor's calls run nowhere else."""
+
+    def flush_submitters(self) -> None:
+        """From any thread: write replies that wait for company, because the code of a call blocks the loop."""
+        for submitter in tuple(self._dirty):
+            submitter.connection.flush()
 
     # ------------------------------------------------------------------ the main thread
 

@@ -61,6 +61,7 @@ def cancel_call(worker: Worker, submitter: Submitter, message: CancelTask) -> No
         if message.recursive:
             worker.client.tasks.cancel_since(executor.first_call, message.force)
         if message.force:
+            executor.flush_submitters()
             os.kill(os.getpid(), signal.SIGKILL)
         call = running_main.call
         if call is not None:

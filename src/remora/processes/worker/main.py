@@ -110,6 +110,8 @@ class Worker:
         """Nobody depends on anything that this process keeps for them, and all is written."""
         if self.client.ended:
             return True
+        # Its submitters hear of this worker's end, and that these have not begun.
+        self._drop_waiting()
         unsent = sum(connection.unsent_bytes for connection in self.client.submitters.values())
         return self.client.refs.machine.is_quiet and not unsent
 
@@ -126,7 +128,7 @@ class Worker:
         Connection(sock, self.client.reactor, self._on_hello, self._on_submitter_lost)
 
     def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
-        hello = messages[0]
+        hello: Any = messages[0] if messages else None
         if refusal_of(hello) is not None:
             connection.close()
             return
@@ -173,12 +175,18 @@ class Worker:
         submitter: Submitter | None = connection.peer
         if submitter is None:
             return
-        self.executor.drop_all_of(submitter)
+        self._drop_waiting(submitter)
         with self.client.lock:
             if self.client.submitters.get(submitter.process) is connection:
                 del self.client.submitters[submitter.process]
             submitter.function_refs.clear()
             self.client.refs.peer_died(submitter.process)
+
+    def _drop_waiting(self, submitter: Submitter | None = None) -> None:
+        """What has not begun is not wanted any more, of one submitter or of all: nothing will end it otherwise."""
+        for caller, task in self.executor.waiting_calls():
+            if (submitter is None or caller is submitter) and self.executor.drop(caller, task.call) is not None:
+                self._count(self.client.refs.machine.task_handed_back, caller.process, task.call)
 
     def make_executor(self, is_async: bool, max_concurrency: int) -> Any:
         """What runs the calls of an actor with these options."""
@@ -230,6 +238,7 @@ class Worker:
 
     def _on_block(self) -> None:
         """A thread of this process waits for another process: the CPU is free, and what is queued here may be it."""
+        self.executor.flush_submitters()
         self.executor.hand_back()
         with self.client.lock:
             self._blocked_threads += 1

@@ -48,7 +48,7 @@ class SerialExecutor:
 
     def drop(self, submitter: Submitter, call: int) -> Task | None:
         """Take a call that has not begun out of the queue; None when it is not there."""
-        for queued in self._queue:
+        for queued in list(self._queue):
             if queued[0] is submitter and queued[1].call == call:
                 try:
                     self._queue.remove(queued)
@@ -57,10 +57,9 @@ class SerialExecutor:
                 return queued[1]
         return None
 
-    def drop_all_of(self, submitter: Submitter) -> None:
-        """The submitter is dead: what has not begun is not wanted."""
-        for queued in [queued for queued in self._queue if queued[0] is submitter]:
-            self.drop(submitter, queued[1].call)
+    def waiting_calls(self) -> list[Call]:
+        """The calls that have not begun."""
+        return list(self._queue)
 
     def is_running(self, submitter: Submitter, call: int) -> bool:
         """Whether this very call runs now."""
@@ -83,7 +82,11 @@ class SerialExecutor:
 
     def look(self, now_s: float) -> float:
         """Periodic, on another thread: give back what waits behind a long call. Returns when to look again, in s."""
-        if not self._queue or not self._began_s:
+        if not self._began_s:
+            return -1
+        # The main thread is busy, or this would not run: replies must not wait for the end of its call.
+        self.flush_submitters()
+        if not self._queue:
             return -1
         left_s = self._began_s + LONG_CALL_S - now_s
         if left_s > 0:
@@ -141,6 +144,7 @@ class SerialExecutor:
                 self.first_call = next(next_call)
                 submitter = call[0]
                 run(submitter, call[1])
+                running_main.call = None
                 if interrupts.pending:
                     # A cancel that came too late for its call is not for the next one.
                     interrupts.pending.clear()
@@ -173,8 +177,9 @@ class SerialExecutor:
                 )
 
     def flush_submitters(self) -> None:
-        """Write replies that wait for company: this thread is going to wait itself."""
-        self._flush()
+        """From any thread: write replies that wait for company, because the main thread is busy or going to wait."""
+        for submitter in tuple(self._dirty):
+            submitter.connection.flush()
 
 
 class _RunningMain:

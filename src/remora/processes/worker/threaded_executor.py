@@ -54,10 +54,9 @@ class ThreadedExecutor:
                 return queued[1]
         return None
 
-    def drop_all_of(self, submitter: Submitter) -> None:
-        """The submitter is dead: what has not begun is not wanted."""
-        for queued in [queued for queued in list(self._queue) if queued[0] is submitter]:
-            self.drop(submitter, queued[1].call)
+    def waiting_calls(self) -> list[Call]:
+        """The calls that have not begun."""
+        return list(self._queue)
 
     def thread_of(self, submitter: Submitter, call: int) -> int | None:
         """The thread that runs this call now."""
@@ -85,6 +84,9 @@ class ThreadedExecutor:
 
     def hand_back(self) -> None:
         """An actor's calls run nowhere else."""
+
+    def flush_submitters(self) -> None:
+        """Each thread writes its replies itself."""
 
     def run(self) -> None:
         """Until :meth:`end`, or the session ends.
