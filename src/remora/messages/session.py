@@ -50,13 +50,17 @@ class SessionEnded(msgspec.Struct, array_like=True, tag=5, frozen=True):
 
 
 class JobEnvironment(msgspec.Struct, array_like=True, tag=6, frozen=True):
-    """Driver to daemon, once: what its workers must have to find the same modules."""
+    """Driver to daemon, once: what its workers must have to find the same modules.
+
+    ``modules`` are those that the driver has imported and that workers may be forked with.
+    """
 
     sys_path: list[str]
     working_directory: str
     main_file: str
     namespace: str
     log_to_driver: bool = True
+    modules: list[str] = []
 
 
 class WorkerOutput(msgspec.Struct, array_like=True, tag=7, frozen=True):

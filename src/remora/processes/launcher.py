@@ -41,6 +41,8 @@ def main() -> NoReturn:
         os.chdir("/")
         # Imported only now: the zygote needs nothing of what only the daemon uses.
         daemon_main: Callable[[NodeConfiguration], Any] = resolve(configuration.daemon_main)  # type: ignore[assignment]
+        gc.freeze()  # what was imported stays for ever: the collector need not look at it again
+        gc.enable()
         daemon_main(configuration)
         exit_code = 0
     except BaseException:  # noqa: BLE001 - the last frame of this process

@@ -1,26 +1,19 @@
-"""How a driver joins a session: start one, connect to its daemon, install the runtime."""
+"""How a driver gets a session: it starts a node, and joins it.
+
+Only what starting needs is imported here. The rest of the client is imported while the node's first process starts,
+on the other core; both take about as long, and one after the other would be twice the time of ``init``.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from remora.base.configuration import NodeConfiguration
-from remora.base.errors import describe_exit
 from remora.base.options import InitOptions
-from remora.messages.inspection import Nodes
-from remora.messages.session import JobEnvironment, Leaving, WorkerOutput
-from remora.processes.client import fork_guard, ref_hooks
-from remora.processes.client.client import Client
-from remora.processes.client.client_runtime import ClientRuntime
-from remora.system.handshake import connect_unix, receive_welcome, send_hello
-from remora.system.interrupts import raise_or_defer
-from remora.system.launch import LaunchedNode, launch
+from remora.system.launch import launch
 
-DAEMON_END_TIMEOUT_S = 0.5
+if TYPE_CHECKING:
+    from remora.processes.client.driver import DriverRuntime
 
 
 def connect(options: InitOptions) -> DriverRuntime:
@@ -41,89 +34,6 @@ def connect(options: InitOptions) -> DriverRuntime:
             log_to_driver=options.log_to_driver,
         )
     )
-    try:
-        node.wait_ready()
-        daemon = connect_unix(node.socket_path)
-        send_hello(daemon, "driver")
-        welcome, descriptors = receive_welcome(daemon)
-    except BaseException:
-        node.end(0)
-        raise
-    client = Client(daemon, welcome, descriptors)
-    client.on_message = lambda message: _on_message(client, message)
-    client.on_output = print_output
-    client.describe_daemon_end = lambda: _describe_end(node)
-    main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-    client.send_to_daemon(
-        JobEnvironment(
-            [os.path.abspath(entry or os.getcwd()) for entry in sys.path],
-            os.getcwd(),
-            main_file,
-            welcome.namespace,
-            options.log_to_driver,
-        )
-    )
-    client.flush()
-    client.leadership.start_io_thread()
-    return DriverRuntime(client, node)
+    from remora.processes.client.driver import join
 
-
-class DriverRuntime(ClientRuntime):
-    """The runtime of a driver that started its own session."""
-
-    def __init__(self, client: Client, node: LaunchedNode) -> None:
-        super().__init__(client)
-        self._node = node
-        self._handler = _install_interrupt_handler()
-        ref_hooks.install(client)
-        fork_guard.watch(client, node.close_in_child)
-
-    def shutdown(self) -> None:
-        """See :class:`~remora.base.runtime.Runtime`."""
-        client = self._client
-        if not client.ended:
-            client.send_to_daemon(Leaving())
-            client.flush()
-        super().shutdown()
-        fork_guard.forget()
-        self._node.end()
-        ref_hooks.uninstall()
-        if self._handler is not None and signal.getsignal(signal.SIGINT) is _on_interrupt:
-            signal.signal(signal.SIGINT, self._handler)
-
-
-def _describe_end(node: LaunchedNode) -> str:
-    # Its socket is closed before it can be reaped.
-    status = node.exit_status(DAEMON_END_TIMEOUT_S)
-    return describe_exit(*status) if status is not None else "has closed its connection"
-
-
-def _on_message(client: Client, message: Any) -> bool:
-    if isinstance(message, Nodes):
-        client.answer(message.request, message)
-        return True
-    return False
-
-
-def print_output(message: WorkerOutput) -> None:
-    """Show what a worker printed, each line with who printed it."""
-    stream = sys.stderr if message.is_error else sys.stdout
-    prefix = f"({message.name} pid={message.pid}) "
-    lines = [prefix + line.rstrip("\n") for line in message.lines]
-    if message.dropped_lines:
-        lines.insert(0, f"{prefix}[{message.dropped_lines} lines were dropped: printed faster than they are shown]")
-    print("\n".join(lines), file=stream, flush=True)
-
-
-def _install_interrupt_handler() -> Any:
-    """Ctrl-C in the middle of our bookkeeping is raised when it is done. A handler of the user's own is left alone."""
-    try:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            return signal.signal(signal.SIGINT, _on_interrupt)
-    except ValueError:  # not the main thread
-        pass
-    return None
-
-
-def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    raise_or_defer(frame, KeyboardInterrupt())
+    return join(node, options)

@@ -22,7 +22,7 @@ from remora.processes.zygote_client import ZygoteClient, ZygoteEnded
 from remora.system.reactor import Reactor
 from remora.system.slot_page import SLOT_COUNT, SlotPage
 
-PRELOADED_MODULES = ["numpy"]
+PRELOADED_MODULES = ["remora.processes.worker.main"]
 
 
 class StartedWorker:
@@ -113,6 +113,9 @@ class WorkerService:
         """The driver has told where its modules are."""
         self._jobs[job] = environment
         self.output.set_job(job, environment.log_to_driver)
+        if environment.modules:
+            # Before the first worker is asked for: whoever is forked has them, at no cost of his own.
+            self._zygote.preload(environment.modules)
         self.leases.job_started(job)
         self.carry_out()
 
