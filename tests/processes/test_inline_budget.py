@@ -48,6 +48,15 @@ def test_values_beyond_the_budget_of_a_process_lie_in_the_store(budget: InlineBu
     assert remora.put(arrays[0]).state == INLINE
 
 
+def test_bytes_and_text_count_too(budget: InlineBudget) -> None:
+    refs = [remora.put(b"x" * 99_000) for _ in range(5)]
+    text = remora.put("y" * 50_000)
+    assert text.state == STORED
+    assert remora.get(text) == "y" * 50_000
+    del refs
+    assert remora.put("y" * 50_000).state != STORED
+
+
 def test_results_count_as_well(budget: InlineBudget) -> None:
     @remora.remote
     def result() -> np.ndarray:  # type: ignore[type-arg]

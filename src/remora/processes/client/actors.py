@@ -28,6 +28,7 @@ from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, Reply, Task
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.functions import FunctionRecord
+from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.tasks import make_returns
@@ -92,6 +93,7 @@ class ActorClient:
         self._client = client
         self._lock = client.lock
         self._refs = client.refs
+        self._inline_budget = client.values.inline_budget
         self._peers = client.peers
         self._prefix = client.process
         self._next_call = client.next_call
@@ -220,6 +222,8 @@ class ActorClient:
                         ref.data = message.data
                         ref.state = INLINE
                         ref.task = None
+                        if len(message.data) >= COUNTED_FROM_BYTES:
+                            self._inline_budget.hold(ref, len(message.data))
                         if ref.waiters is not None:
                             waited_for.append(ref)
                         if ref.published:

@@ -41,16 +41,22 @@ class InlineBudget:
 
     def has_room_for(self, size_bytes: int) -> bool:
         """Whether the value fits with those that are held."""
+        if self._gone:
+            self._forget_dead()
+        return self._held_bytes + size_bytes <= self.limit_bytes
+
+    def hold(self, ref: ObjectRef[Any], size_bytes: int) -> None:
+        """The ref has a value of this size in this process, until it dies."""
+        if self._gone:
+            self._forget_dead()
+        watch = _Watch(ref, self._note_death)
+        watch.size_bytes = size_bytes
+        self._watches[id(watch)] = watch
+        self._held_bytes += size_bytes
+
+    def _forget_dead(self) -> None:
         gone = self._gone
         while gone:
             watch = gone.popleft()
             self._held_bytes -= watch.size_bytes
             del self._watches[id(watch)]
-        return self._held_bytes + size_bytes <= self.limit_bytes
-
-    def hold(self, ref: ObjectRef[Any], size_bytes: int) -> None:
-        """The ref has a value of this size in this process, until it dies."""
-        watch = _Watch(ref, self._note_death)
-        watch.size_bytes = size_bytes
-        self._watches[id(watch)] = watch
-        self._held_bytes += size_bytes

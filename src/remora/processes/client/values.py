@@ -50,11 +50,13 @@ class Values:
         """A new object with this value."""
         value_class = type(value)
         object_id = ObjectId(self._prefix + _pack_pair(next(self._next_call), 0))
-        if value_class in IMMEDIATE_CLASSES or (
-            value_class in SIZED_IMMEDIATE_CLASSES and len(value) <= INLINE_LIMIT_BYTES
-        ):
-            # Nobody can change it, so it is its own copy; it is serialized when it leaves the process.
+        # Nobody can change these, so they are their own copies; they are serialized when they leave the process.
+        if value_class in IMMEDIATE_CLASSES:
             return ObjectRef(object_id, IMMEDIATE, value)
+        if value_class in SIZED_IMMEDIATE_CLASSES and len(value) <= INLINE_LIMIT_BYTES:
+            ref: ObjectRef[Any] = ObjectRef(object_id, IMMEDIATE, value)
+            if len(value) < COUNTED_FROM_BYTES or self._keep_inline(ref, len(value)):
+                return ref
         if self._client.arena.has_created:
             sealed = self._put_created(object_id, value)
             if sealed is not None:
@@ -67,17 +69,24 @@ class Values:
         if size_bytes < COUNTED_FROM_BYTES:
             return ObjectRef(object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs))
         if size_bytes <= INLINE_LIMIT_BYTES:
-            with self._client.lock:
-                if self.inline_budget.has_room_for(size_bytes):
-                    inline: ObjectRef[Any] = ObjectRef(object_id, INLINE, serialized.to_bytes(), tuple(serialized.refs))
-                    self.inline_budget.hold(inline, size_bytes)
-                    return inline
+            inline: ObjectRef[Any] = ObjectRef(object_id, INLINE, None, tuple(serialized.refs))
+            if self._keep_inline(inline, size_bytes):
+                inline.data = serialized.to_bytes()
+                return inline
         location = self._client.arena.store(serialized)
         ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, tuple(serialized.refs))
         with self._client.lock:
             self._client.arena.publish_soon(ref)
         self._client.leadership.nudge_soon()
         return ref
+
+    def _keep_inline(self, ref: ObjectRef[Any], size_bytes: int) -> bool:
+        """Whether a value of this size may stay in this process; it is counted for as long as *ref* lives."""
+        with self._client.lock:
+            if not self.inline_budget.has_room_for(size_bytes):
+                return False
+            self.inline_budget.hold(ref, size_bytes)
+            return True
 
     def _put_created(self, object_id: ObjectId, value: Any) -> ObjectRef[Any] | None:
         with self._client.lock:
