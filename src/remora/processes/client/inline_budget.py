@@ -31,19 +31,19 @@ class InlineBudget:
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._watches: dict[int, _Watch] = {}
         self._gone: deque[_Watch] = deque()
         self._note_death = self._gone.append
 
     def __repr__(self) -> str:
-        return f"<InlineBudget {self._held_bytes} of {self.limit_bytes} bytes>"
+        return f"<InlineBudget {self.held_bytes} of {self.limit_bytes} bytes>"
 
     def has_room_for(self, size_bytes: int) -> bool:
         """Whether the value fits with those that are held."""
         if self._gone:
             self._forget_dead()
-        return self._held_bytes + size_bytes <= self.limit_bytes
+        return self.held_bytes + size_bytes <= self.limit_bytes
 
     def hold(self, ref: ObjectRef[Any], size_bytes: int) -> None:
         """The ref has a value of this size in this process, until it dies."""
@@ -52,11 +52,11 @@ class InlineBudget:
         watch = _Watch(ref, self._note_death)
         watch.size_bytes = size_bytes
         self._watches[id(watch)] = watch
-        self._held_bytes += size_bytes
+        self.held_bytes += size_bytes
 
     def _forget_dead(self) -> None:
         gone = self._gone
         while gone:
             watch = gone.popleft()
-            self._held_bytes -= watch.size_bytes
+            self.held_bytes -= watch.size_bytes
             del self._watches[id(watch)]
