@@ -1,7 +1,7 @@
 """Remora: remote objects for Python.
 
-The names of Ray Core, so that ``import remora as ray`` runs its programs. Each name is imported when it is first
-used, so ``import remora`` costs next to nothing.
+The names of Ray Core, so that ``import remora as ray`` runs its programs. What every process of Remora needs is
+imported at once, each public name when it is first used.
 
 Example:
     >>> import remora
@@ -16,6 +16,11 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+
+# 30 ms that ``init`` would cost otherwise; daemon, zygote and workers need them as well.
+import remora.base.errors
+import remora.base.options
+import remora.messages.wire  # noqa: F401
 
 if TYPE_CHECKING:
     from remora import actor, cloudpickle, exceptions, util
