@@ -16,7 +16,8 @@ class PendingCall(msgspec.Struct, gc=False):
     ``message`` is what goes to the worker; ``shape`` is the :class:`~remora.core.task_queue.TaskShape` of a task and
     the caller's record of the actor for a method. ``returns`` are the refs to fill. ``references`` keeps alive what
     travels in the call, until the reply is settled and the worker has closed the call; ``creation`` keeps the actor
-    alive whose method it is. ``top_level`` are the refs whose values are arguments.
+    alive whose method it is. ``top_level`` are the refs whose values are arguments. ``is_submitted`` says of a task
+    that the submission machine has it: not while it waits for arguments, or before a repetition.
 
     Not tracked by the collector: a million of these are queued at times, and each is taken apart when it ends.
     """
@@ -32,6 +33,7 @@ class PendingCall(msgspec.Struct, gc=False):
     creation: ObjectRef[Any] | None = None
     retry_exceptions: Any = False
     is_cancelled: bool = False
+    is_submitted: bool = False
 
     def return_refs(self) -> list[ObjectRef[Any]]:
         """The refs to fill, as a list."""

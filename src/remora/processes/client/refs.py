@@ -206,6 +206,19 @@ class Refs:
         self.drain()
         return self.machine.task_ended(submitter, call, stored)
 
+    def task_orphaned(
+        self, submitter: ProcessId, call: int, returns: list[Value], contents: list[ObjectRef[Any]]
+    ) -> None:
+        """The same when the submitter is dead: others may hold its refs, so the home is offered what they wait for."""
+        for ref in contents:
+            self.publish(ref)
+        for item, value in enumerate(returns):
+            self.machine.resolve(ObjectId(submitter + call.to_bytes(4, "big") + item.to_bytes(4, "big")), value)
+        contents.clear()
+        self.drain()
+        self.machine.task_ended(submitter, call, {})
+        self.carry_out()
+
     def carry_out(self) -> None:
         """Do what the machine left in its outbox."""
         outbox = self.machine.outbox

@@ -6,7 +6,7 @@ does what it says and fills the refs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from remora.base.errors import (
     WorkerCrashedError,
 )
 from remora.base.ids import ObjectId, ProcessId
-from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
+from remora.base.object_ref import FAILED, FIRST_FINISHED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
 from remora.base.runtime import Function, Refs
 from remora.core.submission import Fail, Push, Submission
@@ -102,6 +102,9 @@ class TaskClient:
     def _dispatch(self, record: PendingCall) -> None:
         """Every argument is there: to a worker, or into the queue."""
         with self._lock:
+            if record.is_cancelled:
+                return  # while it waited for its arguments
+            record.is_submitted = True
             worker = self._submission.submit(record)
             if worker is None:
                 if self._client.ended:
@@ -201,9 +204,19 @@ class TaskClient:
             for call in message.calls:
                 if worker.in_flight[call].references:
                     self._refs.handed_back(peer.process, call)
-            self._submission.handed_back(worker, message.calls)
+            self._submission.handed_back(worker, self._still_wanted(worker, message.calls))
         else:
             raise ValueError(f"{peer!r} sent {message!r}, which a worker does not say")
+
+    def _still_wanted(self, worker: Worker, unstarted: Iterable[int]) -> list[int]:
+        """The calls of these that were not cancelled meanwhile. The others end here: they would begin elsewhere."""
+        wanted = []
+        for call in unstarted:
+            if worker.in_flight[call].is_cancelled:
+                self._fail(Fail(worker.in_flight.pop(call), ""), TaskCancelledError)
+            else:
+                wanted.append(call)
+        return wanted
 
     def _on_reply(self, peer: Peer, worker: Worker, reply: Reply, duration_s: float) -> list[ObjectRef[Any]]:
         call = reply.call
@@ -217,6 +230,7 @@ class TaskClient:
             retried = True
             more = self._submission.completed(worker, call, duration_s)
             record.retries_left -= record.retries_left > 0
+            record.is_submitted = False
             self._refs.when_let_go(peer.process, call, lambda: self._dispatch(record))
         elif failed:
             retried, more = self._submission.raised(worker, call, duration_s, may_retry)
@@ -285,6 +299,7 @@ class TaskClient:
         with self._lock:
             cause = self._causes.pop(worker.lease)
             running = self._client.slots.running_call(worker.slot, self._prefix)
+            self._still_wanted(worker, [call for call in worker.in_flight if call != running])
             self._submission.worker_died(worker, running, cause)
             self._carry_out()
 
@@ -303,13 +318,14 @@ class TaskClient:
     def cancel(self, record: PendingCall, force: bool, recursive: bool) -> None:
         """See :meth:`remora.base.runtime.Runtime.cancel`."""
         with self._lock:
+            returns = record.return_refs()
+            if record.is_cancelled or (returns and all(ref.state >= FIRST_FINISHED for ref in returns)):
+                return  # it has ended meanwhile
             record.is_cancelled = True
             record.retries_left = 0
-            worker = None
-            if not any(ref.state < 2 for ref in record.top_level):
-                worker = self._submission.cancel(record)
-            if worker is not None:
-                peer: Peer = worker.connection
+            worker = self._submission.cancel(record) if record.is_submitted else None
+            peer: Peer | None = worker.connection if worker is not None else None
+            if peer is not None:
                 peer.outgoing.append(CancelTask(record.call, force, recursive))
                 self._peers.mark_dirty(peer)
         if worker is None:

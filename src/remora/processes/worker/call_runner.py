@@ -272,6 +272,11 @@ class CallRunner:
         stored: dict[ObjectId, Location],
     ) -> None:
         with self._client.lock:
+            if submitter.connection.closed:
+                if len(returns) == 1:
+                    returns = returns * task.num_returns  # an error is that of all
+                self._client.refs.task_orphaned(submitter.process, task.call, returns, contents)
+                return
             closed = self._client.refs.task_ended(submitter.process, task.call, contents, stored)
             contents.clear()
             # Before what the machine has to say of it: a Close must not overtake its reply.
