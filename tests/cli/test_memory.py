@@ -42,6 +42,8 @@ one, other = Keeper.remote(), Keeper.remote()
 remora.get([one.keep.remote([other]), other.keep.remote([one])])
 leaked = [handle._actor_id.hex() for handle in (one, other)]
 del one, other
+private = remora.put(bytearray(50_000))
+young = remora.put(np.zeros(20_000))  # young
 wait_for_test(
     pid=os.getpid(),
     array=array.hex(), inner=inner.hex(), outer=outer.hex(), keeper=keeper._actor_id.hex(), leaked=leaked,
@@ -145,3 +147,11 @@ def test_memory_tables_fit_100_columns(driver: InspectedDriver) -> None:
     unfolded = "".join(result.output.split())
     assert f":{driver.line_of('# the array')}inmake_array" in unfolded
     assert "102,400,000" in result.output
+
+
+def test_a_young_object_is_told_of_when_somebody_looks_and_private_values_are_summed(driver: InspectedDriver) -> None:
+    report = driver.ask("memory")
+    (own,) = (process for process in report["processes"] if process["name"] == "driver")
+    assert 50_000 <= own["private_bytes"] < 60_000
+    sites = [holder["site"] for one in report["objects"] for holder in one["holders"]]
+    assert f"{driver.path}:{driver.line_of('# young')} in <module>" in sites

@@ -21,7 +21,8 @@ from remora.messages.inspection import Holder, InspectMemory, MemoryReport, Obje
 def memory(session: str | None, as_json: bool, leaks: bool, limit: int) -> None:
     """Show every object, who holds it, and from which line.
 
-    Values of at most 100 KB whose refs never left the process that made them are that process's own and are not shown.
+    Values of at most 100 KB whose refs never left the process that made them are that process's own: they are not
+    listed, and their sum, from 4 KB on, stands in the table of processes.
     With --leaks the exit code is 1 when there are some.
     """
     chosen, others = choose_session(session)
@@ -87,7 +88,7 @@ def _describe(holder: Holder, is_pending: bool) -> str:
 
 
 def _show_processes(console: Console, report: MemoryReport) -> None:
-    table = make_table("Processes", ">pid", "what", ">refs", ">wrote", ">reserved", ">views", ">viewed")
+    table = make_table("Processes", ">pid", "what", ">refs", ">wrote", ">reserved", ">views", ">viewed", ">own values")
     for process in report.processes:
         refs = f"{process.refs:,}" if process.has_answered else "no answer"
         table.add_row(
@@ -98,6 +99,7 @@ def _show_processes(console: Console, report: MemoryReport) -> None:
             format_bytes(process.reserved_bytes),
             str(process.views or ""),
             format_bytes(process.viewed_bytes) if process.views else "",
+            format_bytes(process.private_bytes) if process.private_bytes else "",
         )
     console.print(table)
 

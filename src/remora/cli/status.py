@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
 from remora.base.ids import short
 from remora.cli.inspector import ask, choose_session, json_option, session_option
 from remora.cli.text import format_amounts, format_bytes, make_console, make_table, to_json
-from remora.messages.inspection import InspectStatus, ProcessStatus, StatusReport
+from remora.messages.inspection import InspectStatus, ProcessStatus, StatusReport, WaitingLease
 from remora.system.session_directory import SessionRecord
 
 
@@ -147,7 +148,7 @@ def _show_waiting(console: Console, report: StatusReport) -> None:
     pids = {process.process: f"{process.name or 'worker'} {process.pid}" for process in report.processes}
     classes = {actor.actor: f"actor {actor.class_name} {short(actor.actor)}" for actor in report.actors}
     table = make_table("Waiting for workers", "who", ">workers", "each with", ">for", "why")
-    for one in report.waiting:
+    for one in _grouped(report.waiting):
         who = pids.get(one.requester) or classes.get(one.requester) or short(one.requester)
         table.add_row(
             escape(who),
@@ -157,3 +158,16 @@ def _show_waiting(console: Console, report: StatusReport) -> None:
             escape(one.reason),
         )
     console.print(table)
+
+
+def _grouped(waiting: list[WaitingLease]) -> list[WaitingLease]:
+    """Requests of one process for the same, as one."""
+    groups: dict[tuple[object, ...], list[WaitingLease]] = {}
+    for one in waiting:
+        groups.setdefault((one.requester, *one.resources.items(), one.reason), []).append(one)
+    return [
+        msgspec.structs.replace(
+            same[0], count=sum(one.count for one in same), waited_s=max(one.waited_s for one in same)
+        )
+        for same in groups.values()
+    ]

@@ -83,7 +83,8 @@ class ProcessReport(msgspec.Struct, array_like=True, tag=105, frozen=True):
     """The answer to ``DescribeYourself``.
 
     ``running`` names what runs here, ``received`` counts the calls that wait here. ``submitted`` are the calls that
-    this process waits for. ``sites`` are lines of user code, the first one empty.
+    this process waits for. ``sites`` are lines of user code, the first one empty. ``private_bytes`` are values from
+    4 KB on that are kept in this process, outside of the store.
     """
 
     number: int
@@ -94,6 +95,7 @@ class ProcessReport(msgspec.Struct, array_like=True, tag=105, frozen=True):
     refs: list[HeldRef] = []
     pins: list[PinnedObject] = []
     omitted_refs: int = 0
+    private_bytes: int = 0
 
 
 class ProcessStatus(msgspec.Struct, array_like=True, frozen=True):
@@ -206,6 +208,7 @@ class ProcessMemory(msgspec.Struct, array_like=True, frozen=True):
     refs: int
     views: int
     viewed_bytes: int
+    private_bytes: int
 
 
 class MemoryReport(msgspec.Struct, array_like=True, tag=107, frozen=True):

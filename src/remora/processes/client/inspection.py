@@ -26,8 +26,8 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
         submitted = _count(queued, sent)
         if not message.with_objects:
             return ProcessReport(message.number, running, received, submitted)
+        client.arena.drain()  # it tells the daemon of young objects, and may let go of refs
         client.refs.drain()
-        client.arena.drain()
         sites = _Sites()
         live = client.refs.live()
         lines = _lines_of_arguments(queued + sent)
@@ -36,8 +36,10 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
             for ref in live[:MAX_REFS]
         ]
         pins = _pinned(client)
+        private_bytes = client.values.inline_budget.held_bytes
+    omitted_refs = max(0, len(live) - MAX_REFS)
     return ProcessReport(
-        message.number, running, received, submitted, sites.texts, refs, pins, max(0, len(live) - MAX_REFS)
+        message.number, running, received, submitted, sites.texts, refs, pins, omitted_refs, private_bytes
     )
 
 

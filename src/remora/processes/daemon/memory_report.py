@@ -130,6 +130,7 @@ class MemoryBuilder:
                     len(report.refs) + report.omitted_refs if report is not None else 0,
                     sum(pin.views for pin in pins),
                     sum(pin.size_bytes for pin in pins),
+                    report.private_bytes if report is not None else 0,
                 )
             )
         return found
