@@ -105,6 +105,10 @@ class SubmittedCalls(Publications):
             self._end_call(opened)
             self._run_agenda()
 
+    def has_open_calls(self, worker: ProcessId) -> bool:
+        """Whether something of a call to the worker is not settled: its socket is not to be closed then."""
+        return any(key[0] == worker for key in self._calls) or any(item.worker == worker for item in self._items)
+
     def _cover_arrived(self, contents: Iterable[ObjectId], opened: OpenCall | None, carrier: Carrier) -> bool:
         """Cover the ids of a reply or item. Returns whether the worker keeps any of them for us.
 

@@ -99,6 +99,9 @@ class ActorClient:
         self._next_call = client.next_call
         self._records: dict[bytes, ActorRecord] = {}
         self._methods: dict[str, FunctionRecord] = {}
+        self._unused: dict[ActorId, None] = {}
+        """Actors whose last handle here died, until they can be forgotten."""
+        self._refs.on_died = self._on_refs_died
 
     # ------------------------------------------------------------------ calling methods
 
@@ -474,15 +477,37 @@ class ActorClient:
         self._client.flush_daemon()
         return record
 
-    def forget_dead_handles(self, ids: Sequence[ActorId]) -> None:
-        """No handle of these actors lives here any more."""
-        for actor in ids:
+    def _on_refs_died(self, ids: list[ObjectId]) -> None:
+        if self._records:
+            self._unused.update((ActorId(one), None) for one in ids if one in self._records)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether :meth:`forget_unused` has nothing to do."""
+        return not self._unused
+
+    def forget_unused(self) -> None:
+        """Forget actors of which no handle lives here any more. Wants the lock.
+
+        Their connections are closed when everything that came over them is settled: a worker that loses a submitter
+        takes it for dead.
+        """
+        for actor in list(self._unused):
             record = self._records.get(actor)
-            if record is not None and not record.calls.pending():
-                del self._records[actor]
+            if record is None or self._refs.find(actor) is not None:
+                del self._unused[actor]
+            elif not record.calls.pending() and self._close(record.peer):
+                del self._unused[actor], self._records[actor]
                 self._client.send_to_daemon(messages.UnsubscribeActor(actor))
-                if record.peer is not None:
-                    self._peers.disconnect(record.peer)
+
+    def _close(self, peer: Peer | None) -> bool:
+        """Close the connection, if there is one, unless somebody still has to say something."""
+        if peer is not None:
+            if self._refs.machine.has_open_calls(peer.process) or peer.outgoing or peer.connection.unsent_bytes:
+                return False
+            self._client.flush_daemon()  # it must have heard what came from there before it hears of the end
+            self._peers.disconnect(peer)
+        return True
 
     def calls(self) -> tuple[list[PendingCall], list[PendingCall]]:
         """The calls of methods that have not been sent, and those that have. Wants the lock; for inspection."""

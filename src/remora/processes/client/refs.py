@@ -50,6 +50,8 @@ class Refs:
         self._on_published = on_published
         self._watches: dict[bytes, Watch] = {}
         self._dead: deque[Watch] = deque()
+        self.on_died: Callable[[list[ObjectId]], None] = lambda ids: None
+        """Told of refs that died; a new one with the same id may live already."""
         self._kept: dict[tuple[bytes, int], tuple[ObjectRef[Any], ...]] = {}
         self._when_let_go: dict[tuple[bytes, int], Callable[[], None]] = {}
         self._later = later
@@ -114,6 +116,7 @@ class Refs:
             ids.append(watch.id)
         self.machine.died(ids)
         self.carry_out()
+        self.on_died(ids)
 
     def _watch(self, ref: ObjectRef[Any]) -> None:
         watch = Watch(ref, self._dead.append)
