@@ -92,6 +92,7 @@ class ActorClient:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._lock = client.lock
+        self._lock_is_mine = client.lock_is_mine
         self._refs = client.refs
         self._inline_budget = client.values.inline_budget
         self._peers = client.peers
@@ -142,6 +143,10 @@ class ActorClient:
         return returns
 
     def _dispatch(self, record: ActorRecord, pending: PendingCall) -> None:
+        if self._lock_is_mine():
+            # A destructor that the garbage collector ran in the middle of a step of some machine.
+            self._client.later(self._dispatch, record, pending)
+            return
         with self._lock:
             if not record.calls.submit(pending):
                 if record.calls.outbox:

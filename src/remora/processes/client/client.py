@@ -73,7 +73,7 @@ class Client:
         self.node_address = socket.gethostname()
         self.namespace = welcome.namespace
         self.lock = threading.RLock()
-        self._lock_is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self.lock_is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self.next_call = count(1)
         self.reactor = Reactor()
         self.leadership = Leadership(self.reactor, self.flush, self._housekeep, self._on_crash)
@@ -155,7 +155,7 @@ class Client:
         """Wait for another process, see :meth:`Leadership.wait_until`. A worker's CPU is lent out meanwhile."""
         if done():
             return True
-        if self._lock_is_mine():
+        if self.lock_is_mine():
             raise RuntimeError(
                 "this code cannot wait for Remora here: it is a destructor (__del__) that the garbage collector ran "
                 "in the middle of Remora's own work. Call .remote() there, and get the result elsewhere"

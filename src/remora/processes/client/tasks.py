@@ -67,6 +67,7 @@ class TaskClient:
     def __init__(self, client: Client, request_limit: int) -> None:
         self._client = client
         self._lock = client.lock
+        self._lock_is_mine = client.lock_is_mine
         self._refs = client.refs
         self._inline_budget = client.values.inline_budget
         self._peers = client.peers
@@ -101,6 +102,10 @@ class TaskClient:
 
     def _dispatch(self, record: PendingCall) -> None:
         """Every argument is there: to a worker, or into the queue."""
+        if self._lock_is_mine():
+            # A destructor that the garbage collector ran in the middle of a step of some machine.
+            self._client.later(self._dispatch, record)
+            return
         with self._lock:
             if record.is_cancelled:
                 return  # while it waited for its arguments
