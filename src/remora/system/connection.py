@@ -47,6 +47,7 @@ class Connection:
         "_view",
         "_write_lock",
         "closed",
+        "frame_limit_bytes",
         "on_messages",
         "outgoing",
         "peer",
@@ -78,6 +79,8 @@ class Connection:
         self._start = 0
         self._end = 0
         self.closed = False
+        self.frame_limit_bytes = MAX_FRAME_BYTES
+        """A longer frame ends the connection; lower until the peer has said who it is."""
         reactor.register(self._fd, self._on_event)
 
     def __repr__(self) -> str:
@@ -188,7 +191,7 @@ class Connection:
             (length,) = unpack_length(view, start)
             body = start + HEADER_SIZE_BYTES
             if self._end - body < length:
-                if length > MAX_FRAME_BYTES:
+                if length > self.frame_limit_bytes:
                     self._end_of_file(ForeignFrameError(f"a frame of {length} bytes was announced"))
                     return False
                 break

@@ -16,6 +16,7 @@ from remora.core.arena_records import ArenaError
 from remora.core.counting.vocabulary import CountingError
 from remora.messages import actors, arena, counting, inspection, leases, objects
 from remora.messages.session import Hello, JobEnvironment, Leaving, Refused, SessionEnded, Welcome
+from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.daemon.actors import ActorService
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.processes.daemon.inspection import InspectionService
@@ -23,7 +24,7 @@ from remora.processes.daemon.objects import ObjectService, default_limit_bytes
 from remora.processes.daemon.workers import WorkerService
 from remora.system.connection import Connection
 from remora.system.cpu_count import available_cpus
-from remora.system.handshake import peer_is_same_user, refusal_of, send_welcome
+from remora.system.handshake import MAX_FIRST_FRAME_BYTES, peer_is_same_user, refusal_of, send_welcome
 from remora.system.launch import announce_ready, end_everything
 from remora.system.reactor import Reactor
 from remora.system.slot_page import SlotPage, create_slot_page
@@ -120,7 +121,8 @@ class NodeDaemon:
             except BlockingIOError:
                 return
             if peer_is_same_user(sock):
-                Connection(sock, self.reactor, self._on_hello, self._on_lost)
+                connection = Connection(sock, self.reactor, self._on_hello, self._on_lost)
+                connection.frame_limit_bytes = MAX_FIRST_FRAME_BYTES
             else:
                 sock.close()
 
@@ -155,6 +157,7 @@ class NodeDaemon:
             worker = self.workers.on_hello(connected, now_s)
             slot = worker.slot if worker is not None else 0
         connection.peer = connected
+        connection.frame_limit_bytes = MAX_FRAME_BYTES
         connection.on_messages = self._on_messages
         self.processes.add(connected)
         if hello.role != "inspector":

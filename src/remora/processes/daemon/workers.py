@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -130,9 +131,11 @@ class WorkerService:
 
     def worker_serves(self, worker: StartedWorker, now_s: float) -> None:
         """It was welcomed and takes calls."""
-        address = os.path.join(self._configuration.session_directory, worker_socket_name(worker.number))
-        self.leases.worker_ready(worker.number, worker.process, address, worker.slot, now_s)
+        self.leases.worker_ready(worker.number, worker.process, self._address_of(worker.number), worker.slot, now_s)
         self.carry_out()
+
+    def _address_of(self, number: int) -> str:
+        return os.path.join(self._configuration.session_directory, worker_socket_name(number))
 
     def job_of(self, process: ProcessId) -> ProcessId | None:
         """The job that the worker with this id was started for."""
@@ -184,6 +187,8 @@ class WorkerService:
         worker = self._workers.pop(number)
         del self._by_process[worker.process]
         self.output.end(number)
+        with contextlib.suppress(FileNotFoundError):  # it had none yet
+            os.unlink(self._address_of(number))
         connected = worker.connected
         now_s = self._now_s()
         if connected is None:

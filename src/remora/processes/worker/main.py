@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import Any
 
 from remora.base import runtime
 from remora.base.configuration import WorkerConfiguration, worker_socket_name
 from remora.base.ids import ProcessId
+from remora.core.counting.vocabulary import CountingError
 from remora.messages.actors import ActorExiting, ConstructActor, EndActor
 from remora.messages.counting import ItemAck
 from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
 from remora.messages.session import Leaving, SessionEnded
 from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, LeaseTerms, ReplyAck, Task
+from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
@@ -26,6 +29,7 @@ from remora.processes.worker.threaded_executor import ThreadedExecutor
 from remora.processes.worker.worker_runtime import WorkerRuntime
 from remora.system.connection import Connection
 from remora.system.handshake import (
+    MAX_FIRST_FRAME_BYTES,
     connect_unix,
     listen_unix,
     peer_is_same_user,
@@ -125,7 +129,8 @@ class Worker:
         if not peer_is_same_user(sock):
             sock.close()
             return
-        Connection(sock, self.client.reactor, self._on_hello, self._on_submitter_lost)
+        connection = Connection(sock, self.client.reactor, self._on_hello, self._on_submitter_lost)
+        connection.frame_limit_bytes = MAX_FIRST_FRAME_BYTES
 
     def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
         hello: Any = messages[0] if messages else None
@@ -134,6 +139,7 @@ class Worker:
             return
         submitter = Submitter(connection, ProcessId(hello.process))
         connection.peer = submitter
+        connection.frame_limit_bytes = MAX_FRAME_BYTES
         connection.on_messages = self._on_messages
         self.client.submitters[submitter.process] = connection
         if len(messages) > 1:
@@ -141,6 +147,15 @@ class Worker:
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         submitter: Submitter = connection.peer
+        try:
+            self._take(submitter, messages)
+        except (CountingError, ValueError, KeyError) as error:
+            # The submitter broke the protocol: its connection ends, not this worker.
+            traceback.print_exc()
+            connection.close()
+            self._on_submitter_lost(connection, error)
+
+    def _take(self, submitter: Submitter, messages: list[Any]) -> None:
         add = self.executor.add
         for message in messages:
             kind = type(message)
