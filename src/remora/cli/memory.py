@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from remora.base.ids import short
+from remora.base.ids import process_of, short
 from remora.cli.inspector import ask, choose_session, json_option, session_option
 from remora.cli.status import show_session
 from remora.cli.text import format_bytes, format_site, make_console, make_table, to_json
@@ -69,7 +69,7 @@ def _show_objects(console: Console, title: str, objects: list[ObjectReport]) -> 
     table = make_table(title, "id", ">size", "state", ">pinned", "held by")
     for one in objects:
         pinned = f"{one.views} x, {format_bytes(one.viewed_bytes)}" if one.views else ""
-        holders = [_describe(holder, is_pending=one.state == "pending") for holder in one.holders]
+        holders = [_describe(holder, is_maker=process_of(one.id) == holder.id) for holder in one.holders]
         if one.name:
             holders.insert(0, f"({one.name})")
         if one.is_leaked:
@@ -78,13 +78,15 @@ def _show_objects(console: Console, title: str, objects: list[ObjectReport]) -> 
     console.print(table)
 
 
-def _describe(holder: Holder, is_pending: bool) -> str:
+def _describe(holder: Holder, is_maker: bool) -> str:
     if holder.kind == "container":
         return f"object {short(holder.id)}, which contains it"
     who = f"{holder.name} {holder.pid or short(holder.id)}"
     if holder.kind == "exported":
         return f"{who}, to its end: pickled outside of Remora"
-    return f"{who} {format_site(holder.site)}" if holder.site else f"{who} (got it in a message)"
+    if holder.site:
+        return f"{who} {format_site(holder.site)}"
+    return f"{who} (line not known)" if is_maker else f"{who} (got it in a message)"
 
 
 def _show_processes(console: Console, report: MemoryReport) -> None:

@@ -7,7 +7,7 @@ Pure, and called by the client under its lock. The two methods on the path of ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 import msgspec
@@ -277,6 +277,16 @@ class Submission(Generic[R]):
         for queue in self._queues:
             found += [record for record in queue.waiting if record.call not in queue.cancelled]
         return found
+
+    def waiting(self) -> Iterator[R]:
+        """The records that no worker has room for. Nothing may be submitted or completed meanwhile."""
+        for queue in self._queues:
+            cancelled = queue.cancelled
+            yield from (record for record in queue.waiting if record.call not in cancelled)
+
+    def backlog(self) -> int:
+        """How many records wait for a worker."""
+        return sum(queue.backlog() for queue in self._queues)
 
     @property
     def is_idle(self) -> bool:

@@ -157,8 +157,6 @@ class ActorClient:
             is_lone = len(record.calls.in_flight) == 1
             outgoing = self._put_on_wire(peer, pending)
         if is_lone:
-            if pending.references:
-                self._client.flush_daemon()
             peer.connection.flush()
         elif len(outgoing) >= FULL_BATCH:
             peer.connection.flush()
@@ -450,8 +448,10 @@ class ActorClient:
 
     def kill(self, actor: Actor, no_restart: bool) -> None:
         """See :meth:`remora.base.runtime.Runtime.kill`."""
-        self._find_record(actor)
-        self._client.send_to_daemon(messages.KillActor(actor.id, no_restart))
+        record = self._find_record(actor)
+        with self._lock:
+            record.calls.kill_sent()
+            self._client.send_to_daemon(messages.KillActor(actor.id, no_restart))
         self._client.flush_daemon()
 
     def cancel(self, pending: PendingCall, recursive: bool) -> None:
@@ -515,10 +515,14 @@ class ActorClient:
         return True
 
     def calls(self) -> tuple[list[PendingCall], list[PendingCall]]:
-        """The calls of methods that have not been sent, and those that have. Wants the lock; for inspection."""
+        """The calls of methods that have not been sent, and those that have. Wants the lock."""
         records = self._records.values()
         waiting = [pending for record in records for pending in record.calls.waiting()]
         return waiting, [pending for record in records for pending in record.calls.in_flight.values()]
+
+    def records(self) -> list[ActorRecord]:
+        """The actors that this process calls. Wants the lock; for inspection."""
+        return list(self._records.values())
 
     def abandon(self, cause: str) -> None:
         """The session is over: every call fails."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from remora.base.call_sites import describe_site
-from remora.base.object_ref import ObjectRef
+from remora.base.object_ref import STORED, ObjectRef
 from remora.messages.inspection import CallCount, DescribeYourself, HeldRef, PinnedObject, ProcessReport
 from remora.processes.client.actors import ActorRecord
 from remora.processes.client.pending import PendingCall
@@ -14,23 +15,28 @@ from remora.processes.client.pending import PendingCall
 if TYPE_CHECKING:
     from remora.processes.client.client import Client
 
-MAX_REFS = 200_000
-"""More refs than this are counted and not listed: listing takes 1 us each, under the lock."""
+MAX_REFS = 50_000
+"""More refs than this are counted and not listed, large objects first: it takes 1 us each, and calls wait meanwhile."""
+MAX_CALLS = 50_000
+"""More queued calls than this are counted and not told apart."""
+
+_function_of = attrgetter("function")
 
 
 def describe_process(client: Client, message: DescribeYourself) -> ProcessReport:
     """This process now. Any thread may ask; the lock is taken for as long as the listing takes."""
     running, received = client.running_calls()
     with client.lock:
-        queued, sent = _calls(client)
-        submitted = _count(queued, sent)
+        submitted = _Submitted(client)
         if not message.with_objects:
-            return ProcessReport(message.number, running, received, submitted)
+            return ProcessReport(message.number, running, received, submitted.counts)
         client.arena.drain()  # it tells the daemon of young objects, and may let go of refs
         client.refs.drain()
         sites = _Sites()
         live = client.refs.live()
-        lines = _lines_of_arguments(queued + sent)
+        if len(live) > MAX_REFS:
+            live.sort(key=lambda ref: ref.state != STORED)
+        lines = _lines_of_arguments(submitted.records)
         refs = [
             HeldRef(ref.id, sites.index_of_text(lines[ref.id]) if ref.id in lines else sites.index_of(ref.site))
             for ref in live[:MAX_REFS]
@@ -39,7 +45,7 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
         private_bytes = client.values.inline_budget.held_bytes
     omitted_refs = max(0, len(live) - MAX_REFS)
     return ProcessReport(
-        message.number, running, received, submitted, sites.texts, refs, pins, omitted_refs, private_bytes
+        message.number, running, received, submitted.counts, sites.texts, refs, pins, omitted_refs, private_bytes
     )
 
 
@@ -68,23 +74,31 @@ class _Sites:
         return index
 
 
-def _calls(client: Client) -> tuple[list[PendingCall], list[PendingCall]]:
-    """What this process has submitted: not sent to a worker yet, and sent."""
-    queued, sent = client.tasks.calls()
-    of_actors, sent_to_actors = client.actors.calls()
-    # Methods whose arguments have no values yet are among the calls of their actor.
-    tasks = [record for record in client.arguments.unresolved() if type(record.shape) is not ActorRecord]
-    return [*tasks, *queued, *of_actors], sent + sent_to_actors
+class _Submitted:
+    """The calls that this process waits for: ``counts`` by name, and the ``records`` that were looked at."""
 
+    def __init__(self, client: Client) -> None:
+        self.counts: list[CallCount] = []
+        self.records: list[PendingCall] = []
+        queued, backlog, sent = client.tasks.first_calls(MAX_CALLS)
+        # Methods whose arguments have no values yet are among the calls of their actor.
+        tasks = [record for record in client.arguments.unresolved() if type(record.shape) is not ActorRecord]
+        self._add("", [*queued, *tasks], sent)
+        if backlog > len(queued):
+            self.counts.append(CallCount("(tasks behind these)", backlog - len(queued), 0))
+        for actor in client.actors.records():
+            in_flight = list(actor.calls.in_flight.values())
+            waiting = actor.calls.pending() - len(in_flight)
+            if waiting > MAX_CALLS:
+                self.counts.append(CallCount(f"{actor.class_name}, any method", waiting, 0))
+            self._add(f"{actor.class_name}.", actor.calls.waiting() if waiting <= MAX_CALLS else [], in_flight)
 
-def _count(queued: list[PendingCall], sent: list[PendingCall]) -> list[CallCount]:
-    waiting, under_way = Counter(map(_name_of, queued)), Counter(map(_name_of, sent))
-    return [CallCount(name, waiting[name], under_way[name]) for name in sorted({*waiting, *under_way})]
-
-
-def _name_of(record: PendingCall) -> str:
-    name: str = record.function.name
-    return f"{record.shape.class_name}.{name}" if type(record.shape) is ActorRecord else name
+    def _add(self, prefix: str, queued: list[PendingCall], sent: list[PendingCall]) -> None:
+        waiting, under_way = Counter(map(_function_of, queued)), Counter(map(_function_of, sent))
+        for function in {**waiting, **under_way}:
+            self.counts.append(CallCount(prefix + function.name, waiting[function], under_way[function]))
+        self.records += queued
+        self.records += sent
 
 
 def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:
@@ -94,7 +108,7 @@ def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:
         stored = record.message.stored
         refs = record.return_refs() if stored is not None else []
         if stored is not None and refs:
-            found[stored.id] = f"{describe_site(refs[0].site)} (arguments of {_name_of(record)})"
+            found[stored.id] = f"{describe_site(refs[0].site)} (arguments of {record.function.name})"
     return found
 
 

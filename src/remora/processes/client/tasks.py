@@ -7,6 +7,7 @@ does what it says and fills the refs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -124,8 +125,6 @@ class TaskClient:
                 worker.busy_since_s = monotonic()
             outgoing = self._put_on_wire(peer, record)
         if is_lone:
-            if record.references:
-                self._client.flush_daemon()
             peer.connection.flush()
         elif len(outgoing) >= FULL_BATCH:
             peer.connection.flush()
@@ -387,9 +386,18 @@ class TaskClient:
                     self._client.send_to_daemon(effect)
 
     def calls(self) -> tuple[list[PendingCall], list[PendingCall]]:
-        """The tasks that wait here for a worker, and those that are at one. Wants the lock; for inspection."""
+        """The tasks that wait here for a worker, and those that are at one. Wants the lock."""
         sent = [record for worker in self._submission.workers() for record in worker.in_flight.values()]
         return self._submission.records()[len(sent) :], sent
+
+    def first_calls(self, limit: int) -> tuple[list[PendingCall], int, list[PendingCall]]:
+        """The first *limit* tasks that wait here for a worker, how many wait, and those that are at a worker.
+
+        Wants the lock; for inspection.
+        """
+        submission = self._submission
+        sent = [record for worker in submission.workers() for record in worker.in_flight.values()]
+        return list(islice(submission.waiting(), limit)), submission.backlog(), sent
 
     def _fail(self, effect: Fail, error_class: type[RemoraError]) -> None:
         record: PendingCall = effect.record
