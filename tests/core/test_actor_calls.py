@@ -64,6 +64,18 @@ def test_pending_arguments_hold_back_only_themselves_at_an_unordered_actor() -> 
     assert numbers(calls.arguments_ready(1)) == [1]
 
 
+@pytest.mark.parametrize(("next_state", "sent"), [(told(DEAD), []), (told(ALIVE, 2), [2])])
+def test_calls_after_a_kill_wait_for_the_word_of_the_daemon(next_state: ActorState, sent: list[int]) -> None:
+    calls = alive()
+    assert calls.submit(Record(1))
+    calls.kill_sent()
+    assert not calls.submit(Record(2))
+    assert not calls.completed(1), "a reply that was on its way does not open the actor again"
+    calls.validate()
+    assert numbers(calls.actor_state(next_state)) == sent
+    assert numbers(effect.record for effect in calls.outbox) == ([] if sent else [2])
+
+
 def test_a_cancelled_call_leaves_no_hole() -> None:
     calls = alive()
     first, second = Record(1), Record(2)

@@ -205,6 +205,12 @@ class ActorCalls(Generic[R]):
             del self.in_flight[record.call]
         self._waiting.extendleft(reversed(unstarted))
 
+    def kill_sent(self) -> None:
+        """The daemon was asked to kill the worker: no call may overtake that on its own way to the worker."""
+        if self.state.state == ALIVE:
+            self.is_open = False
+            self.state = msgspec.structs.replace(self.state, state=UNKNOWN)
+
     def actor_state(self, state: ActorState) -> Sequence[R]:
         """The daemon's word. Returns what is to be sent to the actor's worker, in order, once it is connected.
 
