@@ -19,13 +19,23 @@ def ref_with(data: bytes) -> ObjectRef[bytes]:
 def test_what_a_ref_holds_is_given_back_when_it_dies() -> None:
     budget = InlineBudget(100)
     first, second = ref_with(b""), ref_with(b"")
-    budget.hold(first, 60)
-    budget.hold(second, 30)
-    assert budget.has_room_for(10)
-    assert not budget.has_room_for(11)
+    assert budget.try_hold(first, 60)
+    assert budget.try_hold(second, 30)
+    assert not budget.try_hold(ref_with(b""), 11)
     del first
-    assert budget.has_room_for(70)
-    assert not budget.has_room_for(71)
+    assert budget.held_bytes == 30
+    third = ref_with(b"")
+    assert not budget.try_hold(third, 71)
+    assert budget.try_hold(third, 70)
+
+
+def test_a_value_that_is_here_already_is_counted_above_the_limit() -> None:
+    budget = InlineBudget(100)
+    result = ref_with(b"")
+    budget.hold(result, 150)
+    assert budget.held_bytes == 150
+    del result
+    assert budget.held_bytes == 0
 
 
 @pytest.fixture

@@ -25,38 +25,51 @@ class InlineBudget:
     """Whether one more value may be kept inline. All methods want the client's lock.
 
     Example:
-        >>> if budget.has_room_for(50_000):
-        ...     budget.hold(ObjectRef(object_id, INLINE, data), 50_000)
+        >>> budget.try_hold(ref, 50_000)  # counts until the ref dies
+        True
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self._watches: dict[int, _Watch] = {}
+        self._counted_bytes = 0
+        self._watches: set[_Watch] = set()
         self._gone: deque[_Watch] = deque()
         self._note_death = self._gone.append
 
     def __repr__(self) -> str:
-        return f"<InlineBudget {self.held_bytes} of {self.limit_bytes} bytes>"
+        return f"<InlineBudget {self._counted_bytes} of {self.limit_bytes} bytes>"
 
-    def has_room_for(self, size_bytes: int) -> bool:
-        """Whether the value fits with those that are held."""
+    @property
+    def held_bytes(self) -> int:
+        """The values of living refs together."""
         if self._gone:
             self._forget_dead()
-        return self.held_bytes + size_bytes <= self.limit_bytes
+        return self._counted_bytes
+
+    def try_hold(self, ref: ObjectRef[Any], size_bytes: int) -> bool:
+        """Count the value of this ref until the ref dies; false, and not counted, when there is no room for it."""
+        if self._gone:
+            self._forget_dead()
+        if self._counted_bytes + size_bytes > self.limit_bytes:
+            return False
+        self._count(ref, size_bytes)
+        return True
 
     def hold(self, ref: ObjectRef[Any], size_bytes: int) -> None:
-        """The ref has a value of this size in this process, until it dies."""
+        """Count the value of this ref, which is here already, until the ref dies."""
         if self._gone:
             self._forget_dead()
+        self._count(ref, size_bytes)
+
+    def _count(self, ref: ObjectRef[Any], size_bytes: int) -> None:
         watch = _Watch(ref, self._note_death)
         watch.size_bytes = size_bytes
-        self._watches[id(watch)] = watch
-        self.held_bytes += size_bytes
+        self._watches.add(watch)
+        self._counted_bytes += size_bytes
 
     def _forget_dead(self) -> None:
         gone = self._gone
         while gone:
             watch = gone.popleft()
-            self.held_bytes -= watch.size_bytes
-            del self._watches[id(watch)]
+            self._counted_bytes -= watch.size_bytes
+            self._watches.remove(watch)

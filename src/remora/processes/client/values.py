@@ -83,10 +83,7 @@ class Values:
     def _keep_inline(self, ref: ObjectRef[Any], size_bytes: int) -> bool:
         """Whether a value of this size may stay in this process; it is counted for as long as *ref* lives."""
         with self._client.lock:
-            if not self.inline_budget.has_room_for(size_bytes):
-                return False
-            self.inline_budget.hold(ref, size_bytes)
-            return True
+            return self.inline_budget.try_hold(ref, size_bytes)
 
     def _put_created(self, object_id: ObjectId, value: Any) -> ObjectRef[Any] | None:
         with self._client.lock:
@@ -283,9 +280,7 @@ class Values:
         return ref
 
 
-def split_ready(
-    refs: list[ObjectRef[Any]], num_returns: int
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """The first *num_returns* finished refs, or all that are, and all others; both in order.
 
     Looks no further than it must: in a loop that waits for one of many at a time, the first is often finished.
