@@ -37,7 +37,7 @@ class ArenaClient:
         self._abandoned: set[int] = set()
         """Requests whose asker was interrupted."""
         self._created: CreatedArrays | None = None
-        self._young = YoungObjects(lambda ref: client.refs.publish(ref), self._give_back)
+        self._young = YoungObjects(lambda ref: client.refs.publish(ref), self.release)
 
     @property
     def _reader(self) -> ArenaReader:
@@ -136,9 +136,10 @@ class ArenaClient:
     def discard(self, location: Location) -> None:
         """The space is not needed: nothing was published there."""
         with self._client.lock:
-            self._give_back(location.offset)
+            self.release(location.offset)
 
-    def _give_back(self, offset: int) -> None:
+    def release(self, offset: int) -> None:
+        """What was reserved at this offset will not be published. Wants the lock."""
         message = self._writer.release(offset)
         if message is not None:
             self._client.send_to_daemon(message)
@@ -227,7 +228,7 @@ class ArenaClient:
         if self._lazy_reader is not None:
             for kept in self._lazy_reader.drain():
                 if type(kept) is Reservation:
-                    self._give_back(kept.offset)
+                    self.release(kept.offset)
 
     def close_descriptor(self) -> None:
         """Write and map nothing any more."""

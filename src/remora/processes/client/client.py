@@ -41,6 +41,7 @@ from remora.processes.client.arena import ArenaClient
 from remora.processes.client.arguments import Arguments
 from remora.processes.client.functions import FunctionTable
 from remora.processes.client.inspection import describe_process
+from remora.processes.client.late_publications import LatePublications
 from remora.processes.client.leadership import Leadership
 from remora.processes.client.peers import Peers
 from remora.processes.client.pending import PendingCall
@@ -83,9 +84,8 @@ class Client:
         self.submitters: dict[bytes, Connection] = {}
         """Connections on which others submit to this process; only a worker has some."""
         self.arena = ArenaClient(self, arena_descriptor)
-        self.refs = Refs(
-            self.process, self.send_to_daemon, self._send_to_process, self.arena.published, self.later, own_actor
-        )
+        self.late_publications = LatePublications(self.send_to_daemon, self.arena.published, self.arena.release)
+        self.refs = Refs(self.process, self.late_publications.send, self._send_to_process, self.later, own_actor)
         self.functions = FunctionTable()
         self.values = Values(self)
         self.arguments = Arguments(self)
@@ -257,6 +257,7 @@ class Client:
             self._next_drain_s = now_s + DRAIN_INTERVAL_S
             with self.lock:
                 self.refs.drain()
+                self.late_publications.flush()
                 self.arena.drain()
                 self.tasks.tick(now_s)
                 if not self.actors.is_idle:

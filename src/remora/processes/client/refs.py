@@ -15,7 +15,6 @@ from remora.base.ids import ObjectId, ProcessId
 from remora.base.object_ref import BORROWED, IMMEDIATE, INLINE, PENDING, STORED, ObjectRef
 from remora.core.counting.process import ProcessRefs
 from remora.core.counting.vocabulary import DAEMON, Send
-from remora.messages.counting import Publish, Resolve, Store
 from remora.messages.objects import Location, Value
 from remora.serialization import serialize
 
@@ -31,8 +30,6 @@ class Refs:
     """Publishes refs, finds or makes the instance of an id, and carries out what the counting machine says.
 
     ``later(function)`` calls it without the lock.
-    ``on_published(offset)`` is called when a value that this process wrote to the arena
-    has been told to the daemon.
     """
 
     def __init__(
@@ -40,14 +37,12 @@ class Refs:
         process: ProcessId,
         send_to_daemon: Callable[[Any], None],
         send_to_process: Callable[[ProcessId, Any], None],
-        on_published: Callable[[int], None],
         later: Callable[[Callable[[], None]], None],
         own_actor: ObjectId | None = None,
     ) -> None:
         self.machine = ProcessRefs(process, own_actor)
         self._send_to_daemon = send_to_daemon
         self._send_to_process = send_to_process
-        self._on_published = on_published
         self._watches: dict[bytes, Watch] = {}
         self._dead: deque[Watch] = deque()
         self.on_died: Callable[[list[ObjectId]], None] = lambda ids: None
@@ -232,21 +227,10 @@ class Refs:
             if type(effect) is Send:
                 if effect.to == DAEMON:
                     self._send_to_daemon(effect.message)
-                    self._note_published(effect.message)
                 else:
                     self._send_to_process(ProcessId(effect.to), effect.message)
             else:
                 self._let_go((effect.worker, effect.call))  # type: ignore[union-attr]
-
-    def _note_published(self, message: Any) -> None:
-        """What this process wrote is the directory's from here on."""
-        location: Location | None = None
-        if isinstance(message, Store):
-            location = message.location
-        elif isinstance(message, Publish | Resolve) and not message.writer:
-            location = message.value.location
-        if location is not None:
-            self._on_published(location.offset)
 
 
 def value_of(ref: ObjectRef[Any]) -> Value:
