@@ -87,6 +87,20 @@ def test_an_object_that_leaves_its_process_is_published_first(client: Any) -> No
     assert remora.get(result) == 50_000
 
 
+def test_an_object_that_left_and_died_before_the_daemon_heard_of_it_gives_its_space_back_once(client: Any) -> None:
+    remora.put(np.ones(20_000))  # from here on there is an extent
+    with client.lock:
+        ref = remora.put(np.ones(20_000))
+        offset = ref.data.offset
+        client.refs.publish(ref)
+        del ref
+        client.arena.drain()
+        client.refs.drain()
+        client.late_publications.flush()
+        assert offset in {remora.put(np.ones(20_000)).data.offset for _ in range(25)}
+    assert remora.get(remora.put(np.ones(20_000)))[-1] == 1
+
+
 def test_an_object_that_stays_is_published_soon(client: Any) -> None:
     ref = remora.put(np.ones(200_000))
     client.wait_until(lambda: ref.published)

@@ -87,6 +87,7 @@ class ArenaClient:
                 return reservation
             self._young.publish_all()
             client.refs.drain()
+            client.late_publications.flush()
             question = self._writer.ask(size_bytes, own_pages=own_pages)
             number = question.request
             self._answers[number] = None
@@ -127,6 +128,10 @@ class ArenaClient:
     def publish_soon(self, ref: ObjectRef[Any]) -> None:
         """The ref of what was just stored here; its death before the next look costs no message. Wants the lock."""
         self._young.add(ref, ref.data.offset)
+
+    def has_escaped(self, offset: int) -> None:
+        """The object at this offset is a matter of counting now, not only of its ref's life here. Wants the lock."""
+        self._young.published(offset)
 
     def published(self, offset: int) -> None:
         """The daemon is told of the object at this offset. Wants the lock."""

@@ -84,7 +84,9 @@ class Client:
         self.submitters: dict[bytes, Connection] = {}
         """Connections on which others submit to this process; only a worker has some."""
         self.arena = ArenaClient(self, arena_descriptor)
-        self.late_publications = LatePublications(self.send_to_daemon, self.arena.published, self.arena.release)
+        self.late_publications = LatePublications(
+            self.send_to_daemon, self.arena.has_escaped, self.arena.published, self.arena.release
+        )
         self.refs = Refs(self.process, self.late_publications.send, self._send_to_process, self.later, own_actor)
         self.functions = FunctionTable()
         self.values = Values(self)

@@ -17,14 +17,20 @@ from remora.messages.counting import Publish, Release, Resolve, Store
 class LatePublications:
     """The way of all messages of counting to the daemon. All methods want the client's lock.
 
-    ``on_published(offset)`` is told when the daemon has been told of an object that this process wrote, and
-    ``release(offset)`` when it will never be.
+    ``on_late(offset)`` is told when a publication begins to wait: from then on what is said of the object here decides
+    about its space. ``on_published(offset)`` is told when the daemon has been told of an object that this process
+    wrote, and ``release(offset)`` when it will never be.
     """
 
     def __init__(
-        self, send: Callable[[Any], None], on_published: Callable[[int], None], release: Callable[[int], None]
+        self,
+        send: Callable[[Any], None],
+        on_late: Callable[[int], None],
+        on_published: Callable[[int], None],
+        release: Callable[[int], None],
     ) -> None:
         self._send = send
+        self._on_late = on_late
         self._on_published = on_published
         self._release = release
         self._late: dict[bytes, Publish] = {}
@@ -38,6 +44,7 @@ class LatePublications:
         if kind is Publish and message.value.location is not None:
             if not message.writer and not message.value.contents:
                 self._late[message.id] = message
+                self._on_late(message.value.location.offset)
                 return
         elif kind is Release and self._late:
             message = self._without_needless(message)

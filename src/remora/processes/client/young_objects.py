@@ -46,7 +46,7 @@ class YoungObjects:
         watch.offset = offset
 
     def published(self, offset: int) -> None:
-        """The daemon has been told of the object that lies there, if it was one of these."""
+        """The daemon has been told, or will be, of the object that lies there, if it was one of these."""
         self._watches.pop(offset, None)
 
     def drain(self) -> None:
