@@ -8,6 +8,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from remora.base.ids import ObjectId, ProcessId, process_of
+from remora.base.object_ref import STATE_NAMES, STORED
 from remora.core.counting.entries import ObjectRow
 from remora.core.counting.leaks import leaked_objects
 from remora.core.counting.vocabulary import is_container, is_process
@@ -73,6 +74,8 @@ class MemoryBuilder:
         block_bytes = {block.offset: block.size_bytes for block in objects.arena.largest_blocks(EVERYTHING)}
         found = {}
         for row in rows:
+            if row.state != STATE_NAMES[STORED]:
+                continue
             value = objects.directory.value_of(ObjectId(row.id))
             if value is not None and value.location is not None:
                 found[row.id] = block_bytes[value.location.offset]
