@@ -30,8 +30,10 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
         submitted = _Submitted(client)
         if not message.with_objects:
             return ProcessReport(message.number, running, received, submitted.counts)
-        client.arena.drain()  # it tells the daemon of young objects, and may let go of refs
+        # The daemon is to know, before this report, all that waits for the next look: young objects, then deaths.
+        client.arena.drain()
         client.refs.drain()
+        client.late_publications.flush()
         sites = _Sites()
         live = client.refs.live()
         if len(live) > MAX_REFS:
