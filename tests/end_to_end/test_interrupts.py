@@ -18,8 +18,8 @@ def reads(path):
 os.mkfifo("{pipe}")
 ref = reads.remote("{pipe}")
 with open("{pipe}", "w") as pipe:
-    print(json.dumps("waiting"), flush=True)
     try:
+        print(json.dumps("waiting"), flush=True)
         remora.get(ref)
     except KeyboardInterrupt:
         print(json.dumps("interrupted"), flush=True)
@@ -103,11 +103,10 @@ while number < CALLS or refs:
             del refs[0]
     except KeyboardInterrupt:
         interrupts += 1
-ended.set()
-while True:
+while sender.is_alive():
     try:
+        ended.set()
         sender.join()
-        break
     except KeyboardInterrupt:
         interrupts += 1
 seen = remora.get(counter.all_seen.remote(), timeout=20)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driver_programs import eventually, is_running, running, session_processes
+from driver_programs import eventually, is_running, running, session_processes, told_by
 
 import remora
 
@@ -222,3 +222,20 @@ def test_refs_of_a_session_that_was_shut_down_say_so(session: str) -> None:
         with pytest.raises(remora.exceptions.LocalRayletDiedError, match="shutdown"):
             remora.get(ref, timeout=TIMEOUT_S)
     assert remora.get(small) == [1]
+
+
+def test_a_process_that_has_left_its_session_has_nothing_of_its_store_open_or_mapped() -> None:
+    source = """
+    import json, os, numpy as np, remora
+    remora.init(num_cpus=1)
+    assert remora.get(remora.put(np.ones(1_000_000))).sum() == 1_000_000
+    array = remora.create(1_000_000)
+    array[:] = 1
+    kept = remora.put(array)
+    del array
+    remora.shutdown()
+    links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    mapped = open("/proc/self/maps").read().splitlines()
+    print(json.dumps([line for line in links + mapped if "remora-" in line and "memfd" in line]), flush=True)
+    """
+    assert told_by(source) == []

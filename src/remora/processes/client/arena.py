@@ -210,6 +210,8 @@ class ArenaClient:
     def view(self, location: Location, keep: ObjectRef[Any]) -> memoryview:
         """The bytes of a stored object; *keep*, its ref, lives as long as anything that is built on them."""
         with self._client.lock:
+            if self._memory.fd < 0:
+                self._client.check_alive()
             return self._reader.view(location.offset, location.size_bytes, keep)
 
     def pins(self) -> list[Pin]:
@@ -235,10 +237,11 @@ class ArenaClient:
                 if type(kept) is Reservation:
                     self.release(kept.offset)
 
-    def close_descriptor(self) -> None:
-        """Write and map nothing any more."""
-        self._memory.close()
-
     def close(self) -> None:
-        """Stop writing. Views that users still have stay valid, so the mapping for reading stays."""
-        self._writer.close()
+        """Stop reading and writing. Views that users still have stay valid, and with them the mapping they look at."""
+        with self._client.lock:
+            self._collect()
+            self._writer.close()
+            if self._lazy_reader is not None:
+                self._lazy_reader.close()
+            self._memory.close()

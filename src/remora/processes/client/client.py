@@ -79,6 +79,8 @@ class Client:
         self.reactor = Reactor()
         self.leadership = Leadership(self.reactor, self.flush, self._housekeep, self._on_crash)
         self.daemon = Connection(daemon, self.reactor, self._on_daemon_messages, self._on_daemon_lost, "daemon")
+        self.constructor_call: tuple[bytes, int] = (b"", 0)
+        """The call that made this process an actor: its creator has no record of it, and no reply to close."""
         self.slots = SlotPage(slot_descriptor)
         self.peers = Peers(self.reactor, self.process)
         self.submitters: dict[bytes, Connection] = {}
@@ -139,6 +141,8 @@ class Client:
 
     def _send_to_process(self, process: ProcessId, message: Any) -> None:
         if type(message) is Close:
+            if (process, message.call) == self.constructor_call:
+                return
             connection = self.submitters.get(process)
             if connection is not None:
                 connection.send(message)
@@ -342,7 +346,7 @@ class Client:
         self.reactor.close()
         for connection in (self.daemon, *(peer.connection for peer in self.peers.all()), *self.submitters.values()):
             connection.abandon_in_child()
-        self.arena.close_descriptor()
+        self.arena.close()
         self.slots.close()
 
     def close(self) -> None:

@@ -80,6 +80,7 @@ def _after_in_child() -> None:
     text = client.ended = _refusal(_Guard.pid)
     runtime.current = cast("Runtime", ForkedRuntime(_Guard.pid))
     ref_hooks.uninstall()
+    client.arena.drain()  # so that every stored object is known below; nothing is sent
     client.abandon_in_child()
     _Guard.close_more()
     data = serialize_system_error(LocalRayletDiedError(text))

@@ -38,6 +38,7 @@ def construct_actor(worker: Worker, message: ConstructActor) -> None:
     worker.runner.class_name = spec.class_name
     worker.terms = LeaseTerms(spec.resources, message.gpu_ids)
     task = Task(call, 0, spec.arguments, 0, spec.refs, spec.values, spec.stored)
+    client.constructor_call = (creator, call)
     with client.lock:
         client.refs.machine.become_actor(ObjectId(message.actor))
         client.refs.machine.task_received(creator, call, [ObjectId(one) for one in listed_ids(task)])
