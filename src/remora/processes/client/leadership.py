@@ -343,6 +343,8 @@ class Leadership:
 
     def close(self) -> None:
         """End the I/O thread and wait until nobody polls any more. What others wait for must be done already."""
+        if self._closed:
+            return
         self._closed = True
         self._nudge.wake()
         self.wake_all()
