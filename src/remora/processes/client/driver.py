@@ -41,6 +41,7 @@ def join(node: LaunchedNode, options: InitOptions) -> DriverRuntime:
     client = Client(daemon, welcome, descriptors)
     client.on_message = lambda message: _on_message(client, message)
     client.on_output = print_output
+    client.late_publications.may_wait = True
     client.describe_daemon_end = lambda: _describe_end(node)
     main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     client.send_to_daemon(

@@ -4,6 +4,9 @@ Large arguments are published because a worker might keep a view of them; mostly
 follows a moment later. So such a ``Publish`` waits here until anything else about refs is said, or the next look
 (50 ms). If its ``Release`` comes first, neither is sent. That is safe: a home that is asked for an id it does not know
 pings the maker, and the answer to that goes through here as well, behind everything that waits.
+
+Only the driver of a session does so: with it everything ends. A worker may be killed before it has published what
+an actor keeps a view of, so it says everything at once.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class LatePublications:
         self._on_published = on_published
         self._release = release
         self._late: dict[bytes, Publish] = {}
+        self.may_wait = False
+        """Set by a driver."""
 
     def __repr__(self) -> str:
         return f"<LatePublications {len(self._late)}>"
@@ -41,7 +46,7 @@ class LatePublications:
     def send(self, message: Any) -> None:
         """Say something about refs."""
         kind = type(message)
-        if kind is Publish and message.value.location is not None:
+        if kind is Publish and self.may_wait and message.value.location is not None:
             if not message.writer and not message.value.contents:
                 self._late[message.id] = message
                 self._on_late(message.value.location.offset)
