@@ -106,7 +106,7 @@ class CallRunner:
         """Put the reply with these values on the connection, unflushed."""
         if self.is_forked_copy:
             end_process(0)
-        if len(results) == 1 and self._is_plain(task, results[0]):
+        if len(results) == 1 and self._is_plain(task, results[0]) and not submitter.connection.closed:
             submitter.connection.outgoing.append(Done(task.call, results[0].to_bytes()))
         else:
             self.reply(submitter, task, results)
