@@ -190,6 +190,7 @@ class Leadership:
             if events := reactor.wait(0):
                 self._serve(events)
                 if done():
+                    self._rest_s = FIRST_REST_S
                     return True
                 # Something came, so more may come: the moment starts again.
                 self._flush()
