@@ -65,12 +65,14 @@ class Readers:
 
         thread = threading.Thread(target=run)
         self.threads.append(thread)
-        before = self.followers()
+        before = self.waiting()
         thread.start()
-        eventually(
-            lambda: self.leadership._leader == thread.ident or self.followers() > before or not thread.is_alive()
-        )
+        eventually(lambda: self.waiting() > before or not thread.is_alive())
         return thread
+
+    def waiting(self) -> int:
+        """How many of our threads lead or follow."""
+        return self.followers() + (self.leadership._leader in [thread.ident for thread in self.threads])
 
     def followers(self) -> int:
         return len(self.leadership._followers)
