@@ -277,7 +277,11 @@ class CallRunner:
                     returns = returns * task.num_returns  # an error is that of all
                 self._client.refs.task_orphaned(submitter.process, task.call, returns, contents)
                 return
+            carries_refs = bool(contents)
             closed = self._client.refs.task_ended(submitter.process, task.call, contents, stored)
+            if carries_refs:
+                # What the reply names must be known at home before anybody hears of it: this process may die next.
+                self._client.late_publications.flush()
             contents.clear()
             # Before what the machine has to say of it: a Close must not overtake its reply.
             submitter.connection.outgoing.append(Reply(task.call, returns, closed))
