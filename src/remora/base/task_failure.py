@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.base.exception_state import pickle_exception
 from remora.base.remora_error import RemoraError
 
 
@@ -40,6 +39,8 @@ class UnserializableException(RemoraError):
 
 def with_pickled(failure: TaskFailure, exception: BaseException) -> TaskFailure:
     """The same failure with the pickle of *exception* in it, or with the reason why there is none."""
+    from remora.base.exception_pickle import pickle_exception  # it imports cloudpickle, which a daemon does not need
+
     try:
         pickled, left_out = pickle_exception(exception)
     except Exception as error:  # noqa: BLE001 - pickling runs user code, and the task's own error must arrive

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from remora.base.errors import ActorDiedError
-from remora.base.ids import ObjectId, ProcessId, short
-from remora.base.object_ref import FAILED
+from remora.base.ids import ObjectId, ProcessId
 from remora.base.resources import Resources
 from remora.core import actor_registry as registry_core
 from remora.core.lease import ActorPlaced
 from remora.messages import actors as m
-from remora.messages.objects import Value
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.processes.daemon.objects import ObjectService
 from remora.processes.daemon.workers import WorkerService
-from remora.serialization import serialize_system_error
 
 
 class ActorService:
@@ -116,8 +112,3 @@ class ActorService:
             self._workers.kill(effect.process)
         # CreationSettled and ReleaseSpec need nothing here: the creation object has its value from birth, and what
         # the arguments hold is contained in it.
-
-    def error_of(self, actor: bytes, cause: str) -> Value:
-        """The value of what a dead actor should have made."""
-        error = ActorDiedError(f"actor {short(actor)} is dead: {cause}")
-        return Value(FAILED, serialize_system_error(error))

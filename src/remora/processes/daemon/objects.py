@@ -18,7 +18,6 @@ from remora.messages import arena as arena_messages
 from remora.messages.counting import Publish, Resolve, Store
 from remora.messages.objects import Location, Value
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
-from remora.serialization import serialize_system_error
 from remora.system.memory_limits import MemoryLimits
 from remora.system.shared_memory import SharedMemory
 
@@ -153,6 +152,8 @@ def _written_location(message: Any) -> Location | None:
 
 def _describe_loss(loss: Loss) -> bytes:
     """What ``get`` raises for an object that has no value and will never have one."""
+    from remora.serialization import serialize_system_error  # imported at the first loss: it costs a start 25 ms
+
     error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
     where = f"node {short(loss.where)}" if len(loss.where) == 4 else f"process {short(loss.where)}"
     reason = f"{loss.reason.value} ({where})"
