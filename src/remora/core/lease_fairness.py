@@ -14,7 +14,9 @@ from remora.core.lease import Lease
 from remora.core.lease_queue import Claim, Demand
 from remora.core.resources_ledger import ResourcesLedger
 
-QUANTUM_S = 0.1
+QUANTUM_S = 0.005
+"""About the work that a submitter keeps in flight. At 0.1 s four submitters of short bursts on two CPUs spent most
+of their time waiting for leases that lingered."""
 
 INFEASIBLE_AFTER_S = 1.0
 HELD_FOR_LIFE_AFTER_S = 5.0

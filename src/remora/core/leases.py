@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from remora.base.ids import short
 from remora.base.resources import CPU, UNITS_PER_ONE, Resources
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Effect, Lease, Send, Ticket
-from remora.core.lease_fairness import leases_to_reclaim, why_it_waits, why_no_worker
+from remora.core.lease_fairness import QUANTUM_S, leases_to_reclaim, why_it_waits, why_no_worker
 from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
 from remora.core.lease_waiting import WaitingRequest, waiting_requests
 from remora.core.resources_ledger import ResourcesLedger
@@ -223,6 +223,13 @@ class LeaseTable:
     def has_periodic_work(self) -> bool:
         """Whether :meth:`tick` may have something to do soon: somebody waits, or an idle worker is too many."""
         return bool(self._tickets) or any(True for _ in self._queue.pending()) or self.pool.has_surplus
+
+    def next_reclaim_s(self, now_s: float) -> float | None:
+        """When :meth:`tick` may take a lease back that it may not take yet; None when nobody waits for one."""
+        if not any(demand.fits_here for demand in self._queue.pending()):
+            return None
+        due_s = [lease.granted_s + QUANTUM_S for lease in self._leases.values() if not lease.reclaiming]
+        return min((time for time in due_s if time > now_s), default=None)
 
     def leases(self) -> list[Lease]:
         """All leases, for ``remora status``."""

@@ -21,6 +21,8 @@ from remora.system.reactor import Reactor
 
 SPIN_S = 50e-6
 LONG_YIELD_S = 50e-6
+MANY_LONG_YIELDS = 4
+"""So many without a hit mean that the core is wanted. One is nothing: any other program wakes up now and then."""
 FIRST_REST_S = 0.01
 LONGEST_REST_S = 1.0
 STANDBY_S = 0.001
@@ -95,6 +97,7 @@ class Leadership:
         self._served_elsewhere = False
         self._spin_again_at_s = 0.0
         self._rest_s = FIRST_REST_S
+        self._long_yields = 0
         self._io_thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------ waiting
@@ -190,6 +193,7 @@ class Leadership:
             if events := reactor.wait(0):
                 self._serve(events)
                 if done():
+                    self._long_yields = 0
                     self._rest_s = FIRST_REST_S
                     return True
                 # Something came, so more may come: the moment starts again.
@@ -200,12 +204,19 @@ class Leadership:
             _yield()
             before_s, now_s = now_s, _monotonic()
             if now_s - before_s > LONG_YIELD_S:
-                # The core is wanted by somebody else.
-                self._spin_again_at_s = now_s + self._rest_s
-                self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
-                return False
-        self._rest_s = FIRST_REST_S
+                self._long_yields += 1
+                if self._long_yields >= MANY_LONG_YIELDS:
+                    self._rest_from_spinning(now_s)
+                    return False
+                # Somebody else had the core. What is awaited may have come meanwhile: the moment starts again.
+                end_s = now_s + SPIN_S
         return False
+
+    def _rest_from_spinning(self, now_s: float) -> None:
+        """The core is wanted by somebody else, again and again, and no spin in between has hit."""
+        self._long_yields = 0
+        self._spin_again_at_s = now_s + self._rest_s
+        self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
 
     def _leave(self) -> None:
         self._turns += 1

@@ -92,7 +92,7 @@ class NodeDaemon:
             self.processes.flush()
             self.reactor.poll(max(0.0, next_tick_s - monotonic()))
             if self.workers.leases.has_periodic_work:
-                next_tick_s = min(next_tick_s, monotonic() + TICK_S)
+                next_tick_s = min(next_tick_s, self._next_lease_tick_s(monotonic()))
         self._say_goodbye()
 
     def _tick(self, now_s: float) -> float:
@@ -100,8 +100,14 @@ class NodeDaemon:
         due_s = min(times, default=None)
         self.workers.tick(now_s)
         self.workers.output.tick()
-        next_s = now_s + (TICK_S if self.workers.leases.has_periodic_work else IDLE_TICK_S)
+        next_s = now_s + IDLE_TICK_S
+        if self.workers.leases.has_periodic_work:
+            next_s = self._next_lease_tick_s(now_s)
         return next_s if due_s is None else max(now_s, min(next_s, due_s))
+
+    def _next_lease_tick_s(self, now_s: float) -> float:
+        due_s = self.workers.leases.next_reclaim_s(now_s)
+        return now_s + TICK_S if due_s is None else min(due_s, now_s + TICK_S)
 
     def _on_driver_ended(self, mask: int) -> None:
         self._is_ending = True
