@@ -207,6 +207,16 @@ def test_more_submitters_than_cpus_take_turns_by_a_quantum() -> None:
     assert rig.holders() == [SECOND]
 
 
+def test_the_table_says_when_the_next_lease_may_be_taken_back() -> None:
+    rig = Rig(cpus=1)
+    rig.request(DRIVER)
+    assert rig.table.next_reclaim_s(rig.now_s) is None, "nobody waits"
+    rig.request(SECOND)
+    assert rig.table.next_reclaim_s(rig.now_s) == rig.now_s + QUANTUM_S
+    assert rig.tick(2 * QUANTUM_S)
+    assert rig.table.next_reclaim_s(rig.now_s) is None, "it is asked back already"
+
+
 def test_nothing_is_reclaimed_that_would_not_help() -> None:
     rig = Rig(cpus=2, resources={"ssd": 1})
     rig.request(DRIVER, Resources.of(num_cpus=0.5, resources={"ssd": 1}), count=1)

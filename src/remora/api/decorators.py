@@ -36,7 +36,7 @@ def remote(*target: Any, **options: Any) -> Any:
     """Make a function a task, or a class an actor class. As ``@remote``, as ``@remote(...)`` or as ``remote(f)``.
 
     Options of functions: ``num_returns``, ``num_cpus``, ``num_gpus``, ``memory`` (bytes), ``resources``,
-    ``max_retries``, ``retry_exceptions``, ``name``, ``runtime_env``, ``scheduling_strategy``, ``max_calls``.
+    ``max_retries``, ``retry_exceptions``, ``name``, ``runtime_env``, ``scheduling_strategy``.
 
     Options of classes: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``, ``max_restarts``,
     ``max_task_retries``, ``max_concurrency``, ``max_pending_calls``, ``concurrency_groups``, ``name``,

@@ -29,7 +29,6 @@ _TASK_CHECKS: dict[str, check.Check] = {
     "num_returns": check.num_returns,
     "max_retries": check.integer(-1),
     "retry_exceptions": check.exceptions,
-    "max_calls": check.integer(0),
     "name": check.text,
 }
 _ACTOR_CHECKS: dict[str, check.Check] = {
@@ -71,6 +70,7 @@ _MEANINGLESS_AT_CALLS = _MEANINGLESS_ANYWHERE | {
     "_num_objects_per_yield",
     "fallback_strategy",
     "label_selector",
+    "max_calls",
     "object_store_memory",
     "placement_group_capture_child_tasks",
 }

@@ -54,6 +54,7 @@ class NodeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     logging_level: int = 20
     log_to_driver: bool = True
+    labels: dict[str, str] = {}
     grace_s: float = 1.0
     hash_seed: int = 0
     preload_modules: list[str] = []

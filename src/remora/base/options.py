@@ -43,7 +43,7 @@ class TaskOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     """Of one remote function, or of ``function.options(...)``.
 
     ``resources`` are held while the task runs. ``max_retries`` of -1 has no end. ``strategy`` is empty or
-    ``"SPREAD"``. ``max_calls`` of 0 has no limit. ``record`` belongs to the client.
+    ``"SPREAD"``. ``record`` belongs to the client.
     """
 
     num_returns: int = 1
@@ -53,7 +53,6 @@ class TaskOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     name: str = ""
     strategy: str = ""
     runtime_env: dict[str, Any] | None = None
-    max_calls: int = 0
     record: Any = None
 
 

@@ -358,6 +358,8 @@ class ActorClient:
         self, actor_class: Class, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
     ) -> ActorFound:
         """See :meth:`remora.base.runtime.Runtime.create_actor`."""
+        if options.concurrency_groups:
+            self._client.warn("concurrency_groups have no effect yet: all methods of the actor share max_concurrency")
         self._client.check_alive()
         pickled, captured = self._pickle_class(actor_class)
         call = next(self._next_call)

@@ -16,15 +16,11 @@ import time
 from collections.abc import Callable
 
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
+from remora.core.spinning import LONG_YIELD_S, SpinPolicy
 from remora.system.interrupts import check_before_blocking, interruptible, pending
 from remora.system.reactor import Reactor
 
 SPIN_S = 50e-6
-LONG_YIELD_S = 50e-6
-MANY_LONG_YIELDS = 4
-"""So many without a hit mean that the core is wanted. One is nothing: any other program wakes up now and then."""
-FIRST_REST_S = 0.01
-LONGEST_REST_S = 1.0
 STANDBY_S = 0.001
 HELP_OUT_S = 0.01
 LONGEST_SLEEP_S = 3600.0
@@ -95,9 +91,7 @@ class Leadership:
         self._closed = False
         self._crashed = False
         self._served_elsewhere = False
-        self._spin_again_at_s = 0.0
-        self._rest_s = FIRST_REST_S
-        self._long_yields = 0
+        self._spinning = SpinPolicy()
         self._io_thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------ waiting
@@ -185,7 +179,8 @@ class Leadership:
     def _spin(self, done: Callable[[], object]) -> bool:
         """Poll without blocking for a moment; a wake-up from a blocking call costs more than a short reply."""
         now_s = _monotonic()
-        if now_s < self._spin_again_at_s:
+        policy = self._spinning
+        if not policy.may_spin(now_s):
             return False
         end_s = now_s + SPIN_S
         reactor = self.reactor
@@ -193,8 +188,7 @@ class Leadership:
             if events := reactor.wait(0):
                 self._serve(events)
                 if done():
-                    self._long_yields = 0
-                    self._rest_s = FIRST_REST_S
+                    policy.hit()
                     return True
                 # Something came, so more may come: the moment starts again.
                 self._flush()
@@ -204,19 +198,11 @@ class Leadership:
             _yield()
             before_s, now_s = now_s, _monotonic()
             if now_s - before_s > LONG_YIELD_S:
-                self._long_yields += 1
-                if self._long_yields >= MANY_LONG_YIELDS:
-                    self._rest_from_spinning(now_s)
+                if policy.long_yield(now_s):
                     return False
                 # Somebody else had the core. What is awaited may have come meanwhile: the moment starts again.
                 end_s = now_s + SPIN_S
         return False
-
-    def _rest_from_spinning(self, now_s: float) -> None:
-        """The core is wanted by somebody else, again and again, and no spin in between has hit."""
-        self._long_yields = 0
-        self._spin_again_at_s = now_s + self._rest_s
-        self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
 
     def _leave(self) -> None:
         self._turns += 1

@@ -32,6 +32,7 @@ def connect(options: InitOptions) -> DriverRuntime:
             namespace=options.namespace,
             logging_level=options.logging_level,
             log_to_driver=options.log_to_driver,
+            labels=options.labels,
         )
     )
     from remora.processes.client.driver import join

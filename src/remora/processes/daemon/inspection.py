@@ -99,4 +99,5 @@ class InspectionService:
                 **daemon.workers.leases.ledger.available(),
                 "object_store_memory": float(daemon.objects.arena.usage().free_bytes),
             },
+            daemon.configuration.labels,
         )

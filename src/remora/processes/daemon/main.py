@@ -78,6 +78,7 @@ class NodeDaemon:
         self.reactor.register(self._listener.fileno(), self._on_connect)
         if configuration.descriptors.driver >= 0:
             self.reactor.register(configuration.descriptors.driver, self._on_driver_ended)
+        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._is_ending = False
 
     # ------------------------------------------------------------------ the loop
@@ -126,11 +127,24 @@ class NodeDaemon:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
+            except OSError as error:
+                self._refuse_without_descriptors(error)
+                return
             if peer_is_same_user(sock):
                 connection = Connection(sock, self.reactor, self._on_hello, self._on_lost)
                 connection.frame_limit_bytes = MAX_FIRST_FRAME_BYTES
             else:
                 sock.close()
+
+    def _refuse_without_descriptors(self, error: OSError) -> None:
+        """No descriptor is left for another connection: give up the spare one to accept it, and close it."""
+        print(f"a process could not be connected: {error}", file=sys.stderr, flush=True)
+        os.close(self._spare_descriptor)
+        try:
+            self._listener.accept()[0].close()
+        except OSError as refused:
+            print(f"nor refused: {refused}", file=sys.stderr, flush=True)
+        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
         hello: Any = messages[0] if messages else None

@@ -36,7 +36,7 @@ def construct_actor(worker: Worker, message: ConstructActor) -> None:
     )
     worker.runner.is_actor = True
     worker.runner.class_name = spec.class_name
-    worker.terms = LeaseTerms(spec.resources, message.gpu_ids)
+    worker.take_terms(LeaseTerms(spec.resources, message.gpu_ids))
     task = Task(call, 0, spec.arguments, 0, spec.refs, spec.values, spec.stored)
     client.constructor_call = (creator, call)
     with client.lock:

@@ -9,6 +9,7 @@ from typing import Any
 from remora.base import runtime
 from remora.base.configuration import WorkerConfiguration, worker_socket_name
 from remora.base.ids import ProcessId
+from remora.base.resources import CPU, UNITS_PER_ONE
 from remora.core.counting.vocabulary import CountingError
 from remora.messages.actors import ActorExiting, ConstructActor, EndActor
 from remora.messages.counting import ItemAck
@@ -27,6 +28,7 @@ from remora.processes.worker.serial_executor import SerialExecutor
 from remora.processes.worker.submitters import Submitter
 from remora.processes.worker.threaded_executor import ThreadedExecutor
 from remora.processes.worker.worker_runtime import WorkerRuntime
+from remora.system.blas_threads import set_blas_threads
 from remora.system.connection import Connection
 from remora.system.handshake import (
     MAX_FIRST_FRAME_BYTES,
@@ -170,7 +172,7 @@ class Worker:
             elif kind is ItemAck:
                 self._count(self.client.refs.machine.item_acked, submitter.process, message.call, message.item)
             elif kind is LeaseTerms:
-                self.terms = message
+                self.take_terms(message)
             elif kind is CancelTask:
                 self.cancel(submitter, message)
             else:
@@ -202,6 +204,15 @@ class Worker:
         for caller, task in self.executor.waiting_calls():
             if (submitter is None or caller is submitter) and self.executor.drop(caller, task.call) is not None:
                 self._count(self.client.refs.machine.task_handed_back, caller.process, task.call)
+
+    def take_terms(self, terms: LeaseTerms) -> None:
+        """What runs here from now on may use this: libraries learn of GPUs from the environment, of CPUs by a call."""
+        cpus = max(1, terms.resources.get(CPU, 0) // UNITS_PER_ONE)
+        if terms.gpu_ids != self.terms.gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, terms.gpu_ids))
+        if cpus != max(1, self.terms.resources.get(CPU, 0) // UNITS_PER_ONE):
+            set_blas_threads(cpus)
+        self.terms = terms
 
     def make_executor(self, is_async: bool, max_concurrency: int) -> Any:
         """What runs the calls of an actor with these options."""
