@@ -6,6 +6,7 @@ on the other core; both take about as long, and one after the other would be twi
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from remora.base.configuration import NodeConfiguration
@@ -25,6 +26,7 @@ def connect(options: InitOptions) -> DriverRuntime:
     node = launch(
         NodeConfiguration(
             session_directory="",
+            node=_choose_node_number(),
             num_cpus=options.num_cpus,
             num_gpus=options.num_gpus or 0.0,
             resources=options.resources,
@@ -38,3 +40,11 @@ def connect(options: InitOptions) -> DriverRuntime:
     from remora.processes.client.driver import join
 
     return join(node, options)
+
+
+def _choose_node_number() -> int:
+    """Another one for each session, so that a ref that outlived its session names no object of the next.
+
+    Two bytes of the four that there are: people read ids.
+    """
+    return 1 + int.from_bytes(os.urandom(2), "big")
