@@ -26,7 +26,7 @@ from remora.core.actor_calls import ActorCalls
 from remora.messages import actors as messages
 from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, Reply, Task
-from remora.processes.client.arguments import listed_ids
+from remora.processes.client.arguments import put_on_wire
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
@@ -155,7 +155,7 @@ class ActorClient:
             peer = record.peer
             assert peer is not None, "an open actor is connected"
             is_lone = len(record.calls.in_flight) == 1
-            outgoing = self._put_on_wire(peer, pending)
+            outgoing = put_on_wire(self._refs, peer, pending)
         if is_lone:
             peer.connection.flush()
         elif len(outgoing) >= FULL_BATCH:
@@ -184,23 +184,12 @@ class ActorClient:
             with self._lock:
                 self._push(record, record.calls.cancel(pending)[1])
 
-    def _put_on_wire(self, peer: Peer, pending: PendingCall) -> list[Any]:
-        outgoing = peer.outgoing
-        message = pending.message
-        if message.function not in peer.defined:
-            peer.defined.add(message.function)
-            outgoing.append(pending.function.definition)
-        if pending.references:
-            self._refs.call_sent(peer.process, pending.call, listed_ids(message), pending.references)
-        outgoing.append(message)
-        return outgoing
-
     def _push(self, record: ActorRecord, calls: Sequence[PendingCall]) -> None:
         if calls:
             peer = record.peer
             assert peer is not None, "calls are only sent to an actor that is alive"
             for pending in calls:
-                self._put_on_wire(peer, pending)
+                put_on_wire(self._refs, peer, pending)
             self._peers.mark_dirty(peer)
 
     def _plan(self, method: Method, options: MethodOptions) -> MethodPlan:

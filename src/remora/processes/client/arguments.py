@@ -15,8 +15,9 @@ from remora.base.options import is_retried
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
 from remora.processes.client.leadership import subscribe
+from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.refs import value_of
+from remora.processes.client.refs import Refs, value_of
 from remora.serialization import deserialize_error, serialize_arguments
 
 if TYPE_CHECKING:
@@ -147,3 +148,16 @@ def listed_ids(task: Task) -> list[bytes]:
     if task.stored is not None:
         ids.append(task.stored.id)
     return ids
+
+
+def put_on_wire(refs: Refs, peer: Peer, call: PendingCall) -> list[Any]:
+    """Put the call into the peer's next frame, behind its function if that is new there; the frame. Wants the lock."""
+    outgoing = peer.outgoing
+    message = call.message
+    if message.function not in peer.defined:
+        peer.defined.add(message.function)
+        outgoing.append(call.function.definition)
+    if call.references:
+        refs.call_sent(peer.process, call.call, listed_ids(message), call.references)
+    outgoing.append(message)
+    return outgoing

@@ -28,7 +28,7 @@ from remora.core.task_queue import LeasedWorker, TaskShape
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
 from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerms, Reply, Task
-from remora.processes.client.arguments import listed_ids
+from remora.processes.client.arguments import put_on_wire
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
@@ -123,7 +123,7 @@ class TaskClient:
             is_lone = len(worker.in_flight) == 1
             if is_lone:
                 worker.busy_since_s = monotonic()
-            outgoing = self._put_on_wire(peer, record)
+            outgoing = put_on_wire(self._refs, peer, record)
         if is_lone:
             peer.connection.flush()
         elif len(outgoing) >= FULL_BATCH:
@@ -132,17 +132,6 @@ class TaskClient:
         elif not peer.is_dirty:
             self._peers.mark_dirty(peer)
             self._client.nudge()
-
-    def _put_on_wire(self, peer: Peer, record: PendingCall) -> list[Any]:
-        outgoing = peer.outgoing
-        message = record.message
-        if message.function not in peer.defined:
-            peer.defined.add(message.function)
-            outgoing.append(record.function.definition)
-        if record.references:
-            self._refs.call_sent(peer.process, record.call, listed_ids(message), record.references)
-        outgoing.append(message)
-        return outgoing
 
     def _plan(self, function: Function, options: TaskOptions) -> CallPlan:
         functions = self._client.functions
@@ -371,7 +360,7 @@ class TaskClient:
         if len(worker.in_flight) == len(records):
             worker.busy_since_s = monotonic()
         for record in records:
-            self._put_on_wire(peer, record)
+            put_on_wire(self._refs, peer, record)
         self._peers.mark_dirty(peer)
 
     def _carry_out(self, error_class: type[RemoraError] = WorkerCrashedError) -> None:
