@@ -19,9 +19,32 @@ from typing import Any
 import msgspec
 
 from remora.base import configuration, object_ref
-from remora.messages import actors, arena, children, counting, inspection, leases, objects, session, tasks, wire
+from remora.messages import (
+    actors,
+    arena,
+    children,
+    counting,
+    inspection,
+    leases,
+    links,
+    objects,
+    session,
+    tasks,
+    wire,
+)
 
-MODULES: tuple[ModuleType, ...] = (session, counting, arena, objects, leases, tasks, actors, inspection, children)
+MODULES: tuple[ModuleType, ...] = (
+    session,
+    counting,
+    arena,
+    objects,
+    leases,
+    tasks,
+    actors,
+    inspection,
+    children,
+    links,
+)
 """In the order of their tags."""
 
 STATES = ("PENDING", "BORROWED", "INLINE", "STORED", "FAILED")

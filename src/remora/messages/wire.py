@@ -10,7 +10,18 @@ from typing import Any, Union
 
 import msgspec
 
-from remora.messages import actors, arena, children, counting, inspection, leases, objects, session, tasks
+from remora.messages import (
+    actors,
+    arena,
+    children,
+    counting,
+    inspection,
+    leases,
+    links,
+    objects,
+    session,
+    tasks,
+)
 
 ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *session.MESSAGES,
@@ -22,6 +33,7 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *inspection.MESSAGES,
     *children.MESSAGES,
     *arena.MESSAGES,
+    *links.MESSAGES,
 )
 
 HEADER_SIZE_BYTES = 4
