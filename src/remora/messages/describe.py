@@ -24,6 +24,7 @@ from remora.messages import (
     arena,
     children,
     counting,
+    head,
     inspection,
     leases,
     links,
@@ -44,6 +45,7 @@ MODULES: tuple[ModuleType, ...] = (
     inspection,
     children,
     links,
+    head,
 )
 """In the order of their tags."""
 

@@ -15,6 +15,7 @@ from remora.messages import (
     arena,
     children,
     counting,
+    head,
     inspection,
     leases,
     links,
@@ -34,6 +35,7 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *children.MESSAGES,
     *arena.MESSAGES,
     *links.MESSAGES,
+    *head.MESSAGES,
 )
 
 HEADER_SIZE_BYTES = 4

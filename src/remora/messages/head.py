@@ -1,0 +1,370 @@
+"""Between the head and the nodes: who is in the cluster, what each node has, where actors live, jobs, key-value.
+
+A node has one stream to the head. Nearly everything on it is **counted**: each side numbers what it says from 1, keeps
+it until the other confirms it (``Confirm``), and says it again from there when the head was restarted (``Rejoin``). The
+head confirms what it has written to its store, and writes down what it says before it says it; so both directions
+lose nothing and repeat nothing. A marker (``FromProcess``, ``ForProcess``) counts together with the message behind it.
+Not counted are the messages of joining, ``Confirm``, ``NodeLoad`` and ``ClusterView``: the last ones replace the ones
+before. Heartbeats have a connection of their own, which the node writes and reads in a thread of its own.
+
+Amounts of resources are whole numbers of 1/10000. Processes are named by their ids, nodes by theirs, both as *bin*.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from remora.messages.session import JobEnvironment
+
+KEY_PUT = 0
+"""Set ``key`` to ``value``; an existing one stays when ``overwrite`` is false. ``count`` of the answer: 1 if it is new."""
+KEY_GET = 1
+"""Answered with ``value``, or ``count`` 0."""
+KEY_EXISTS = 2
+"""Answered with ``count`` 1 or 0."""
+KEY_DELETE = 3
+"""Remove ``key``, or all that begin with it when ``by_prefix``. Answered with their ``count``."""
+KEY_LIST = 4
+"""Answered with the ``keys`` that begin with ``key``, sorted."""
+
+
+class NodeView(msgspec.Struct, array_like=True, frozen=True):
+    """What all nodes know of one that lives. ``address`` is ``host:port`` of its daemon.
+
+    ``demand`` are the shapes of work that waits at the node for room anywhere in the cluster, with their counts.
+    """
+
+    node: bytes
+    address: str
+    hostname: str
+    total: dict[str, int]
+    available: dict[str, int]
+    labels: dict[str, str] = {}
+    demand: list[tuple[dict[str, int], int]] = []
+    is_head_node: bool = False
+
+
+class Departure(msgspec.Struct, array_like=True, frozen=True):
+    """A node that is no member any more, for ever. ``heir`` answers for the objects whose home it was.
+
+    ``heir`` is empty when no node was left.
+    """
+
+    node: bytes
+    cause: str
+    heir: bytes = b""
+    is_orderly: bool = False
+    """It left by itself; its end is no failure."""
+
+
+class JoinCluster(msgspec.Struct, array_like=True, tag=150, frozen=True):
+    """Node to head, first message of its stream: it wants a node number. Answered by ``Joined`` or ``JoinRefused``.
+
+    ``boot`` are 16 random bytes of this daemon, so that a request that is made twice joins once.
+    """
+
+    boot: bytes
+    protocol: int
+    python: tuple[int, int]
+    address: str
+    hostname: str
+    pid: int
+    total: dict[str, int]
+    labels: dict[str, str] = {}
+    is_head_node: bool = False
+
+
+class Joined(msgspec.Struct, array_like=True, tag=151, frozen=True):
+    """Head to node: you are a member. ``certificate`` and ``key`` (PEM) are the cluster's; empty without TLS."""
+
+    node: bytes
+    cluster: bytes
+    head_node: bytes
+    members: list[NodeView]
+    departed: list[Departure]
+    certificate: bytes = b""
+    key: bytes = b""
+
+
+class JoinRefused(msgspec.Struct, array_like=True, tag=152, frozen=True):
+    """Head to node: you are no member, and this is why. ``is_departed``: you were declared dead, and must stop."""
+
+    reason: str
+    is_departed: bool = False
+
+
+class Rejoin(msgspec.Struct, array_like=True, tag=153, frozen=True):
+    """Node to head, first message of a new stream of a member: it has handled *received* counted messages."""
+
+    node: bytes
+    boot: bytes
+    received: int
+
+
+class Rejoined(msgspec.Struct, array_like=True, tag=154, frozen=True):
+    """Head to node: *received* of your counted messages are written down; say the later ones again. Mine follow."""
+
+    received: int
+    members: list[NodeView]
+    departed: list[Departure]
+
+
+class Confirm(msgspec.Struct, array_like=True, tag=155, frozen=True):
+    """Either way: *received* counted messages need not be kept."""
+
+    received: int
+
+
+class LeaveCluster(msgspec.Struct, array_like=True, tag=156, frozen=True):
+    """Node to head: this node ends in order. Answered by ``NodeDead`` of itself."""
+
+    reason: str
+
+
+class NodeDead(msgspec.Struct, array_like=True, tag=157, frozen=True):
+    """Head to all nodes: this one is no member any more. It is said once, and never taken back."""
+
+    departure: Departure
+
+
+class NodeLoad(msgspec.Struct, array_like=True, tag=158, frozen=True):
+    """Node to head, when it changed, at most every 50 ms: see ``NodeView``."""
+
+    total: dict[str, int]
+    available: dict[str, int]
+    demand: list[tuple[dict[str, int], int]] = []
+
+
+class ClusterView(msgspec.Struct, array_like=True, tag=159, frozen=True):
+    """Head to nodes: the nodes that joined or changed since the last one."""
+
+    nodes: list[NodeView]
+
+
+class HeartbeatHello(msgspec.Struct, array_like=True, tag=160, frozen=True):
+    """Node to head, first message of a connection for heartbeats."""
+
+    node: bytes
+    boot: bytes
+
+
+class Heartbeat(msgspec.Struct, array_like=True, tag=161, frozen=True):
+    """Node to head, every half second: the daemon lives. Its loop has not turned for *stalled_s* seconds."""
+
+    number: int
+    stalled_s: float = 0.0
+
+
+class HeartbeatAnswer(msgspec.Struct, array_like=True, tag=162, frozen=True):
+    """Head to node: the heartbeat was read. ``refusal``: you are no member any more, and this is why; stop."""
+
+    number: int
+    refusal: str = ""
+
+
+class PeerReachability(msgspec.Struct, array_like=True, tag=163, frozen=True):
+    """Node to head: its link to this member broke and cannot be made again, or works again."""
+
+    node: bytes
+    is_reachable: bool
+    reason: str = ""
+
+
+class JobStarted(msgspec.Struct, array_like=True, tag=164, frozen=True):
+    """Node to head: a driver of this node began a job; ``job`` is the driver's process id."""
+
+    job: bytes
+    environment: JobEnvironment
+    pid: int = 0
+    entrypoint: str = ""
+
+
+class JobEnded(msgspec.Struct, array_like=True, tag=165, frozen=True):
+    """Node to head: the driver has ended. Head to all nodes: what belongs to the job ends."""
+
+    job: bytes
+    cause: str
+
+
+class PlaceActor(msgspec.Struct, array_like=True, tag=166, frozen=True):
+    """Head to node: find a worker for the actor. Answered by ``ActorPlaced`` or ``PlacementRejected``.
+
+    ``attempt`` counts the actor's placements. ``resources`` are held for its life; ``placement`` is what the node
+    must have in all.
+    """
+
+    actor: bytes
+    attempt: int
+    job: bytes
+    job_environment: JobEnvironment
+    class_name: str
+    resources: dict[str, int]
+    placement: dict[str, int] = {}
+    strategy: str = ""
+    environment: str = ""
+
+
+class CancelPlacement(msgspec.Struct, array_like=True, tag=167, frozen=True):
+    """Head to node: the actor needs no worker any more. One that was found meanwhile is ended by ``KillProcess``."""
+
+    actor: bytes
+    attempt: int
+
+
+class ActorPlaced(msgspec.Struct, array_like=True, tag=168, frozen=True):
+    """Node to head: this worker waits for the actor's ``ConstructActor``."""
+
+    actor: bytes
+    attempt: int
+    worker: bytes
+    address: str
+    slot: int
+    gpu_ids: tuple[int, ...] = ()
+
+
+class PlacementRejected(msgspec.Struct, array_like=True, tag=169, frozen=True):
+    """Node to head: there is no room here now; or, when it *is_final*, no worker can ever be made for the actor."""
+
+    actor: bytes
+    attempt: int
+    reason: str
+    is_final: bool = False
+
+
+class ActorHandlesGone(msgspec.Struct, array_like=True, tag=170, frozen=True):
+    """Home node to head: the creation object of the actor was freed, so nobody can call it any more."""
+
+    actor: bytes
+
+
+class KillProcess(msgspec.Struct, array_like=True, tag=171, frozen=True):
+    """Head to node: end this worker at once."""
+
+    process: bytes
+
+
+class ProcessEnded(msgspec.Struct, array_like=True, tag=172, frozen=True):
+    """Node to head: a worker, driver or inspector that was spoken of has ended; *cause* says how."""
+
+    process: bytes
+    cause: str
+
+
+class EndProcess(msgspec.Struct, array_like=True, tag=173, frozen=True):
+    """Head to node: the process broke the protocol; end its connection with this *reason*."""
+
+    process: bytes
+    reason: str
+
+
+class KeyValueRequest(msgspec.Struct, array_like=True, tag=174, frozen=True):
+    """Process to daemon, daemon to head: one operation on the internal key-value store, ``KEY_PUT`` to ``KEY_LIST``.
+
+    Keys of different namespaces have nothing to do with each other.
+    """
+
+    request: int
+    operation: int
+    namespace: bytes
+    key: bytes
+    value: bytes = b""
+    overwrite: bool = True
+    by_prefix: bool = False
+
+
+class KeyValueAnswer(msgspec.Struct, array_like=True, tag=175, frozen=True):
+    """The answer; which fields mean something depends on the operation."""
+
+    request: int
+    count: int = 0
+    value: bytes = b""
+    keys: list[bytes] = []
+
+
+class ListJobs(msgspec.Struct, array_like=True, tag=176, frozen=True):
+    """Process to daemon, daemon to head: answered by ``Jobs``."""
+
+    request: int
+
+
+class JobReport(msgspec.Struct, array_like=True, frozen=True):
+    """A job that runs or ran. Times are seconds since 1970; ``ended_s`` is 0 while it runs."""
+
+    job: bytes
+    pid: int
+    namespace: str
+    entrypoint: str
+    started_s: float
+    ended_s: float = 0.0
+    cause: str = ""
+
+
+class Jobs(msgspec.Struct, array_like=True, tag=177, frozen=True):
+    """Every job that runs, and those that ended last."""
+
+    request: int
+    jobs: list[JobReport]
+
+
+class ListActorStates(msgspec.Struct, array_like=True, tag=178, frozen=True):
+    """Process to daemon, daemon to head: answered by ``ActorStates``."""
+
+    request: int
+
+
+class ActorReport(msgspec.Struct, array_like=True, frozen=True):
+    """An actor that lives, or whose handles do. ``cause`` says why it restarted, is dead, or waits for a node."""
+
+    actor: bytes
+    job: bytes
+    class_name: str
+    name: str
+    namespace: str
+    state: str
+    worker: bytes
+    restarts: int
+    is_detached: bool
+    cause: str
+
+
+class ActorStates(msgspec.Struct, array_like=True, tag=179, frozen=True):
+    """The actors of all nodes."""
+
+    request: int
+    actors: list[ActorReport]
+
+
+MESSAGES = (
+    JoinCluster,
+    Joined,
+    JoinRefused,
+    Rejoin,
+    Rejoined,
+    Confirm,
+    LeaveCluster,
+    NodeDead,
+    NodeLoad,
+    ClusterView,
+    HeartbeatHello,
+    Heartbeat,
+    HeartbeatAnswer,
+    PeerReachability,
+    JobStarted,
+    JobEnded,
+    PlaceActor,
+    CancelPlacement,
+    ActorPlaced,
+    PlacementRejected,
+    ActorHandlesGone,
+    KillProcess,
+    ProcessEnded,
+    EndProcess,
+    KeyValueRequest,
+    KeyValueAnswer,
+    ListJobs,
+    Jobs,
+    ListActorStates,
+    ActorStates,
+)
+
+UNCOUNTED = frozenset((JoinCluster, Joined, JoinRefused, Rejoin, Rejoined, Confirm, NodeLoad, ClusterView))
