@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from remora.base.credentials import ClusterCredentials
+
 DAEMON_MAIN = "remora.processes.daemon.main:main"
 WORKER_MAIN = "remora.processes.worker.main:main"
 
@@ -15,6 +17,11 @@ WORKER_MAIN = "remora.processes.worker.main:main"
 def worker_socket_name(worker_number: int) -> str:
     """The file in the session directory at which a worker listens."""
     return f"worker-{worker_number}"
+
+
+def worker_sockets_name(worker_number: int) -> str:
+    """The file in the session directory at which a worker is given accepted sockets of other nodes."""
+    return f"worker-{worker_number}.sockets"
 
 
 class NodeDescriptors(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +40,26 @@ class NodeDescriptors(msgspec.Struct, frozen=True, kw_only=True):
     control: int = -1
     lifeline_read: int = -1
     lifeline_write: int = -1
+
+
+class ClusterConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node that belongs to a cluster is told.
+
+    ``head_address`` is the ``host:port`` of the head's node, empty on that node itself. ``host`` is the address that
+    the node listens at, empty for the one from which the head is reached. ``state`` is where the head keeps its state,
+    a folder or the URL of a database; empty for the session's folder.
+    """
+
+    credentials: ClusterCredentials
+    head_address: str = ""
+    host: str = ""
+    port: int = 0
+    state: str = ""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the head is beside this node's daemon."""
+        return not self.head_address
 
 
 class NodeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +88,7 @@ class NodeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     daemon_main: str = DAEMON_MAIN
     worker_main: str = WORKER_MAIN
     zygote_pid: int = 0
+    cluster: ClusterConfiguration | None = None
     descriptors: NodeDescriptors = NodeDescriptors()
 
 

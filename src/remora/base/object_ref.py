@@ -22,7 +22,8 @@ T = TypeVar("T")
 PENDING = 0
 """A task will make it; its reply comes to this process."""
 BORROWED = 1
-"""Came from another process and has no value here yet: the node daemon knows."""
+"""Has no value here: the node daemon knows. It came from another process, or its value lies on another node; then
+``data`` is its :class:`remora.messages.objects.Location` there, and it is known to have a value."""
 INLINE = 2
 """``data`` is the serialized value."""
 STORED = 3

@@ -17,7 +17,7 @@ import msgspec
 from remora.messages.session import JobEnvironment
 
 KEY_PUT = 0
-"""Set ``key`` to ``value``; an existing one stays when ``overwrite`` is false. ``count`` of the answer: 1 if it is new."""
+"""Set ``key`` to ``value``; an existing one stays unless ``overwrite``. ``count`` of the answer is 1 for a new key."""
 KEY_GET = 1
 """Answered with ``value``, or ``count`` 0."""
 KEY_EXISTS = 2

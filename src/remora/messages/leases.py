@@ -2,7 +2,11 @@
 
 The submitter asks its daemon for workers by the shape of its tasks, pushes tasks straight to the workers that it is
 granted, and gives them back when it has nothing left for them or when the daemon asks. Resource amounts are whole
-numbers of 1/10000 (:mod:`remora.base.resources`). A lease number names one grant and is never used again.
+numbers of 1/10000 (:mod:`remora.base.resources`). A lease number is the number of the granting node in its upper 32
+bits and a count of that node's in the lower ones: it names one grant of the cluster and is never used again.
+
+The submitter's daemon asks other nodes for what it has no room for, by the same messages behind ``FromProcess``; their
+answers come back behind ``ForProcess``. A node that has no room answers with ``LeaseRejected`` and never asks a third.
 """
 
 from __future__ import annotations
@@ -16,12 +20,19 @@ WORKER_RUNNING = 1
 WORKER_IDLE = 2
 """The answer to ``LeaseEnded``: it has nothing more to run."""
 
+RUNNING_UNKNOWN = b"\0"
+"""``LeaseBroken.running`` when any task sent to the worker may have begun."""
+
 
 class RequestLease(msgspec.Struct, array_like=True, tag=60, frozen=True):
     """Submitter to daemon: *count* more workers for tasks of this shape, each granted when there is room.
 
     ``request`` is a number that the submitter has not used before. ``backlog`` is how many tasks wait for a
     worker, for ``remora status``. ``environment`` is the key of a runtime environment, empty for the job's own.
+    ``strategy`` says where: empty for the default, ``SPREAD``, or a JSON object (:mod:`remora.base.scheduling`).
+
+    ``arguments`` says how many bytes of the tasks' arguments are on which node, as far as the submitter knows. Between
+    daemons, ``patient`` asks the node to let the request wait for a moment if it has no room, behind its own ones.
     """
 
     request: int
@@ -30,6 +41,8 @@ class RequestLease(msgspec.Struct, array_like=True, tag=60, frozen=True):
     environment: str = ""
     count: int = 1
     backlog: int = 0
+    arguments: dict[bytes, int] = {}
+    patient: bool = False
 
 
 class CancelRequest(msgspec.Struct, array_like=True, tag=61, frozen=True):
@@ -41,7 +54,8 @@ class CancelRequest(msgspec.Struct, array_like=True, tag=61, frozen=True):
 class LeaseGranted(msgspec.Struct, array_like=True, tag=62, frozen=True):
     """Daemon to submitter: the worker runs your tasks and nobody else's until you return the lease.
 
-    ``slot`` is the worker's place in the page of running calls.
+    ``address`` is the worker's socket on its own node, and ``host:port`` of its node's daemon for submitters on other
+    nodes. ``slot`` is the worker's place in the page of running calls of its node.
     """
 
     request: int
@@ -67,11 +81,16 @@ class RequestFailed(msgspec.Struct, array_like=True, tag=64, frozen=True):
 
 
 class LeaseBroken(msgspec.Struct, array_like=True, tag=65, frozen=True):
-    """Daemon to the holder of a lease: the worker died; ``cause`` says how (signal, exit code, out of memory)."""
+    """Daemon to the holder of a lease: the worker died; ``cause`` says how (signal, exit code, out of memory).
+
+    ``running`` is for a holder on another node, which cannot read the page of running calls: the id of the task that
+    the worker began last, 12 zero bytes if it began none, and empty when that is not known because its node is dead.
+    """
 
     lease: int
     worker: bytes
     cause: str
+    running: bytes = b""
 
 
 class ReclaimLease(msgspec.Struct, array_like=True, tag=66, frozen=True):

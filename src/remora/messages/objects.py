@@ -28,9 +28,14 @@ class Value(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GetObjects(msgspec.Struct, array_like=True, tag=50, frozen=True):
-    """Process to daemon: answer ``ObjectValue`` for each id as soon as it has a value, now or later."""
+    """Process to daemon, and daemon to home: answer for each id as soon as it has a value, now or later.
+
+    ``purpose`` says how urgent it is that the value comes to this node: 0 somebody waits to read it, 1 a task waits
+    for it as its argument, 2 it may be wanted soon; 3: it need not come, only its being there is to be told.
+    """
 
     ids: list[bytes]
+    purpose: int = 0
 
 
 class ObjectValue(msgspec.Struct, array_like=True, tag=51, frozen=True):
@@ -46,4 +51,16 @@ class ForgetGet(msgspec.Struct, array_like=True, tag=52, frozen=True):
     ids: list[bytes]
 
 
-MESSAGES = (GetObjects, ObjectValue, ForgetGet)
+class ReleaseCopies(msgspec.Struct, array_like=True, tag=53, frozen=True):
+    """Daemon to process: the store needs space; which of these copies of values from other nodes do you not use?"""
+
+    ids: list[bytes]
+
+
+class CopiesReleased(msgspec.Struct, array_like=True, tag=54, frozen=True):
+    """Process to daemon: the answer to ``ReleaseCopies``. It looks at these no more, unless it asks again."""
+
+    ids: list[bytes]
+
+
+MESSAGES = (GetObjects, ObjectValue, ForgetGet, ReleaseCopies, CopiesReleased)

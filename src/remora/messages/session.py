@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from remora.base.credentials import ClusterCredentials
+
 PROTOCOL_VERSION = 1
 
 
@@ -22,7 +24,10 @@ class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    """The daemon's answer to a driver or worker; two descriptors come with it, arena (read-write) and slots."""
+    """The daemon's answer to a driver or worker; two descriptors come with it, arena (read-write) and slots.
+
+    In a cluster ``node_address`` is the ``host:port`` of the node, and ``credentials`` open connections to others.
+    """
 
     process: bytes
     session_directory: str
@@ -31,6 +36,8 @@ class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True):
     namespace: str
     slot: int = 0
     job: bytes = b""
+    node_address: str = ""
+    credentials: ClusterCredentials | None = None
 
 
 class Refused(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -71,6 +78,8 @@ class WorkerOutput(msgspec.Struct, array_like=True, tag=7, frozen=True):
     lines: list[str]
     is_error: bool = False
     dropped_lines: int = 0
+    node_address: str = ""
+    """Of the worker's node, when that is not the driver's."""
 
 
 MESSAGES = (Hello, Welcome, Refused, Leaving, SessionEnded, JobEnvironment, WorkerOutput)

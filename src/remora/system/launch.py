@@ -12,10 +12,11 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 import msgspec
 
-from remora.base.configuration import NodeConfiguration, NodeDescriptors
+from remora.base.configuration import ClusterConfiguration, NodeConfiguration, NodeDescriptors
 from remora.base.errors import describe_exit
 from remora.base.remora_error import RemoraError
 from remora.system.handshake import listen_unix
@@ -125,12 +126,20 @@ class LaunchedNode:
             self._ready = -1
 
 
-def launch(configuration: NodeConfiguration, root: str | None = None, base: str | None = None) -> LaunchedNode:
+def launch(
+    configuration: NodeConfiguration,
+    root: str | None = None,
+    base: str | None = None,
+    *,
+    is_detached: bool = False,
+    make_cluster: Callable[[str], ClusterConfiguration] | None = None,
+) -> LaunchedNode:
     """Start a node daemon and its zygote for this process; returns while they are still starting.
 
     ``session_directory``, ``driver_pid``, ``hash_seed`` and ``descriptors`` of *configuration* are filled in here.
     Leftovers of killed sessions are removed first. *root* and *base* are those of
-    :meth:`remora.system.session_directory.SessionDirectory.create`.
+    :meth:`remora.system.session_directory.SessionDirectory.create`. A detached node does not end with this process.
+    ``make_cluster(folder)`` makes the cluster's part of the configuration when the session's folder is there.
 
     Raises:
         OSError: no session directory can be made, or no process started.
@@ -141,28 +150,33 @@ def launch(configuration: NodeConfiguration, root: str | None = None, base: str 
         >>> sock = connect_unix(node.socket_path)
     """
     remove_leftovers(base)
-    session = SessionDirectory.create(os.getpid(), time.time(), root, base)
+    session = SessionDirectory.create(0 if is_detached else os.getpid(), time.time(), root, base)
     with contextlib.ExitStack() as on_error:
         on_error.callback(session.remove)
-        node = _spawn(session, configuration)
+        if make_cluster is not None:
+            configuration = msgspec.structs.replace(configuration, cluster=make_cluster(session.path))
+        node = _spawn(session, configuration, is_detached)
         on_error.pop_all()
     session.unlock_here()
     return node
 
 
-def _spawn(session: SessionDirectory, configuration: NodeConfiguration) -> LaunchedNode:
+def _spawn(session: SessionDirectory, configuration: NodeConfiguration, is_detached: bool) -> LaunchedNode:
     with contextlib.ExitStack() as stack:
         listener: socket.socket = stack.enter_context(listen_unix(session.file(DAEMON_SOCKET)))
-        driver = open_pidfd(os.getpid())
+        # Without a driver the place of its pidfd is taken by something that never becomes readable.
+        driver = os.eventfd(0, os.EFD_CLOEXEC) if is_detached else open_pidfd(os.getpid())
         stack.callback(os.close, driver)
         ready_read, ready_write = os.pipe()
         stack.callback(os.close, ready_write)
         numbers = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + LAUNCH_DESCRIPTOR_COUNT)
         hash_seed = choose_hash_seed()
+        if configuration.cluster is not None:
+            hash_seed = configuration.cluster.credentials.hash_seed
         configuration = msgspec.structs.replace(
             configuration,
             session_directory=session.path,
-            driver_pid=os.getpid(),
+            driver_pid=0 if is_detached else os.getpid(),
             hash_seed=hash_seed,
             descriptors=NodeDescriptors(**dict(zip(("listener", "ready", "lock", "driver"), numbers))),
         )

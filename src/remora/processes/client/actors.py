@@ -18,7 +18,7 @@ from remora.base.errors import (
     RemoraError,
     TaskCancelledError,
 )
-from remora.base.ids import ActorId, ObjectId, ProcessId
+from remora.base.ids import ActorId, ObjectId, ProcessId, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, ObjectRef
 from remora.base.options import ActorOptions, MethodOptions
 from remora.base.runtime import Actor, ActorFound, Class, Method, Refs
@@ -32,7 +32,7 @@ from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.tasks import make_returns
-from remora.processes.client.values import tell_waiters
+from remora.processes.client.values import FilledReturns, tell_waiters
 from remora.serialization import serialize, serialize_function, serialize_system_error
 
 if TYPE_CHECKING:
@@ -254,16 +254,14 @@ class ActorClient:
             retried, more = record.calls.raised(call, may_retry)
         else:
             more = record.calls.completed(call)
-        waited_for: list[ObjectRef[Any]] = []
-        contents: list[bytes] = []
-        appeared: list[ObjectId] = []
-        if not retried:
-            waited_for, contents, appeared = self._client.values.fill_returns(pending, returns, peer.process)
-        if pending.references or contents or not reply.closed:
-            self._refs.reply_arrived(peer.process, call, contents, reply.closed, appeared)
+        filled = FilledReturns() if retried else self._client.values.fill_returns(pending, returns, peer.process)
+        if pending.references or filled.contents or filled.remote_copies or not reply.closed:
+            self._refs.reply_arrived(
+                peer.process, call, filled.contents, reply.closed, filled.appeared, filled.remote_copies
+            )
         self._refs.carry_out()
         self._push(record, more)
-        return waited_for
+        return filled.waited_for
 
     def on_peer_lost(self, peer: Peer) -> None:
         """The connection was read to its end; the daemon says what became of the actor."""
@@ -278,7 +276,10 @@ class ActorClient:
 
     def _not_started(self, record: ActorRecord) -> set[int]:
         """Calls in flight that the worker cannot have begun: those of an ordered actor behind the last one begun."""
-        running = self._client.slots.running_call(record.calls.state.slot, self._prefix)
+        state = record.calls.state
+        if node_of(state.worker) != self._client.node:
+            return set()  # the page of running calls is that of another node
+        running = self._client.slots.running_call(state.slot, self._prefix)
         in_flight = list(record.calls.in_flight)
         if running in in_flight and record.calls.is_ordered:
             return set(in_flight[in_flight.index(running) + 1 :])

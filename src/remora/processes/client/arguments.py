@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from remora.base.limits import INLINE_LIMIT_BYTES
-from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, PENDING, STORED, ObjectRef
+from remora.base.object_ref import BORROWED, FAILED, PENDING, STORED, ObjectRef
 from remora.base.options import is_retried
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
@@ -18,6 +18,7 @@ from remora.processes.client.leadership import subscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import Refs, value_of
+from remora.processes.client.values import TO_KNOW, is_unknown
 from remora.serialization import deserialize_error, serialize_arguments
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ class Arguments:
             for ref in nested:
                 self._client.refs.publish(ref)
         for ref in top_level:
-            if ref.state < FIRST_FINISHED:
+            if is_unknown(ref):
                 return False
         return self._complete(record)
 
     def when_resolved(self, record: PendingCall, dispatch: Dispatch) -> None:
         """Call ``dispatch(record)``, perhaps at once, when every top-level ref has a value and none is an error."""
-        waiting = {ref: None for ref in record.top_level if ref.state < FIRST_FINISHED}
+        waiting = {ref: None for ref in record.top_level if is_unknown(ref)}
 
         def resolved(ref: ObjectRef[Any]) -> None:
             # May be told twice of a ref, by two threads.
@@ -94,7 +95,7 @@ class Arguments:
         pending = list(waiting)
         with self._client.lock:
             self._unresolved[record.call] = record
-        self._client.values.request([ref for ref in pending if ref.state == BORROWED])
+        self._client.values.request([ref for ref in pending if ref.state == BORROWED], TO_KNOW)
         for ref in pending:
             subscribe(ref, resolved)
 
@@ -104,10 +105,7 @@ class Arguments:
             for ref in record.top_level:
                 self._client.refs.publish(ref)
             record.message.values = tuple(
-                [
-                    Argument(ref.id, Value(PENDING) if ref.state == BORROWED else value_of(ref))
-                    for ref in record.top_level
-                ]
+                [Argument(ref.id, Value(PENDING) if is_unknown(ref) else value_of(ref)) for ref in record.top_level]
             )
 
     def _complete(self, record: PendingCall) -> bool:

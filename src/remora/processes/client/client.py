@@ -33,7 +33,7 @@ from remora.messages import leases as lease_messages
 from remora.messages.arena import Writer
 from remora.messages.counting import Ack, Ping, PublishAck
 from remora.messages.inspection import DescribeYourself
-from remora.messages.objects import ObjectValue
+from remora.messages.objects import CopiesReleased, ObjectValue, ReleaseCopies
 from remora.messages.session import SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck
 from remora.processes.client.actors import ActorClient
@@ -71,7 +71,7 @@ class Client:
         self.welcome = welcome
         self.process = ProcessId(welcome.process)
         self.node = node_of(self.process)
-        self.node_address = socket.gethostname()
+        self.node_address = welcome.node_address or socket.gethostname()
         self.namespace = welcome.namespace
         self.lock = threading.RLock()
         self.lock_is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
@@ -82,7 +82,8 @@ class Client:
         self.constructor_call: tuple[bytes, int] = (b"", 0)
         """The call that made this process an actor: its creator has no record of it, and no reply to close."""
         self.slots = SlotPage(slot_descriptor)
-        self.peers = Peers(self.reactor, self.process)
+        self.is_in_cluster = welcome.credentials is not None
+        self.peers = Peers(self.reactor, self.process, welcome.credentials)
         self.submitters: dict[bytes, Connection] = {}
         """Connections on which others submit to this process; only a worker has some."""
         self.arena = ArenaClient(self, arena_descriptor)
@@ -104,6 +105,8 @@ class Client:
         self.on_output: Callable[[WorkerOutput], None] = lambda message: None
         self.running_calls: Callable[[], tuple[list[str], int]] = lambda: ([], 0)
         """The names of the calls that run here, and how many wait here; a worker has some."""
+        self.received_ids: Callable[[], set[bytes]] = set
+        """The ids that travel in calls which run or wait here."""
         self.periodic: list[Callable[[float], float]] = []
         """Looked at whenever a leader is about to wait; each returns in how many seconds it wants to look again."""
         self.on_block: Callable[[], None] | None = None
@@ -227,6 +230,11 @@ class Client:
             elif kind is SessionEnded:
                 if not self.on_message(message):
                     self.end(message.reason)
+            elif kind is ReleaseCopies:
+                with self.lock:
+                    self.arena.drain()
+                    released = self.values.release_copies(message.ids)
+                self.send_to_daemon(CopiesReleased(released))
             elif kind is DescribeYourself:
                 self.send_to_daemon(describe_process(self, message))
                 self.flush_daemon()

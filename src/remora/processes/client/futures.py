@@ -66,9 +66,15 @@ class Futures:
         return self._client.values.load(ref)
 
     def _when_finished(self, ref: ObjectRef[Any], callback: Any) -> None:
+        def here(ref: ObjectRef[Any]) -> None:
+            if ref.state == BORROWED:  # its task has ended on another node: only now there is something to fetch
+                self._client.values.request([ref])
+            else:
+                callback(ref)
+
         if ref.state == BORROWED:
             self._client.values.request([ref])
-        subscribe(ref, callback)
+        subscribe(ref, here if self._client.is_in_cluster else callback)
         self._client.leadership.expect_replies()
 
     def reduce_outside(self, ref: ObjectRef[Any]) -> tuple[Any, ...]:

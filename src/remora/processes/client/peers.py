@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from remora.base.credentials import ClusterCredentials
 from remora.base.ids import ProcessId, short
 from remora.system.connection import Connection
 from remora.system.handshake import connect_unix, send_hello
@@ -48,14 +49,15 @@ class Peer:
 class Peers:
     """Makes and keeps the connections, and knows which have something unwritten."""
 
-    def __init__(self, reactor: Reactor, own_process: ProcessId) -> None:
+    def __init__(self, reactor: Reactor, own_process: ProcessId, credentials: ClusterCredentials | None) -> None:
         self._reactor = reactor
         self._own_process = own_process
+        self.credentials = credentials
         self._peers: dict[bytes, Peer] = {}
         self.dirty: list[Peer] = []
 
     def connect(self, process: ProcessId, address: str, handler: CallHandler, calls: Any) -> Peer:
-        """The peer at *address*, connected if it was not.
+        """The peer at *address*, connected if it was not: a path of this node, or ``host:port`` of another one.
 
         Raises:
             OSError: the worker is gone; the daemon will say how it died.
@@ -65,13 +67,34 @@ class Peers:
             peer.handler = handler
             peer.calls = calls
             return peer
-        sock = connect_unix(address)
-        send_hello(sock, "peer", self._own_process)
         peer = Peer(process, handler, calls)
-        peer.connection = Connection(sock, self._reactor, self._receive, self._lose, peer)
+        if address.startswith("/"):
+            sock = connect_unix(address)
+            send_hello(sock, "peer", self._own_process)
+            peer.connection = Connection(sock, self._reactor, self._receive, self._lose, peer)
+        else:
+            peer.connection = self._open_stream(process, address, peer)
         peer.outgoing = peer.connection.outgoing
         self._peers[process] = peer
         return peer
+
+    def _open_stream(self, process: ProcessId, address: str, peer: Peer) -> Any:
+        # It brings ssl, which a session on one machine never needs.
+        from remora.system.network.stream import CALLS, open_stream
+
+        if self.credentials is None:
+            raise ValueError(f"{peer!r} is on another node, and this session is in no cluster")
+        return open_stream(
+            self._reactor,
+            address,
+            process,
+            self._own_process,
+            CALLS,
+            self.credentials,
+            self._receive,
+            self._lose,
+            peer,
+        )
 
     def mark_dirty(self, peer: Peer) -> None:
         """The peer has messages that are not written yet."""

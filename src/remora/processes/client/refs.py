@@ -157,11 +157,22 @@ class Refs:
         self.machine.submitted(worker, call, [ObjectId(object_id) for object_id in ids])
 
     def reply_arrived(
-        self, worker: ProcessId, call: int, contents: Iterable[bytes], closed: bool, appeared: Iterable[ObjectId]
+        self,
+        worker: ProcessId,
+        call: int,
+        contents: Iterable[bytes],
+        closed: bool,
+        appeared: Iterable[ObjectId],
+        remote_copies: Iterable[ObjectId] = (),
     ) -> None:
         """After the returns were filled."""
-        self.machine.reply_received(worker, call, [ObjectId(object_id) for object_id in contents], closed, appeared)
+        ids = [ObjectId(object_id) for object_id in contents]
+        self.machine.reply_received(worker, call, ids, closed, appeared, remote_copies)
         self.carry_out()
+
+    def ids_in_calls(self) -> set[bytes]:
+        """The refs that travel in calls which are not closed yet."""
+        return {ref.id for kept in self._kept.values() for ref in kept}
 
     def when_let_go(self, worker: ProcessId, call: int, function: Callable[[], None]) -> None:
         """Call *function* when the call is settled and closed. To be asked before its reply is told."""
@@ -240,6 +251,8 @@ def value_of(ref: ObjectRef[Any]) -> Value:
         return Value(INLINE, serialize(ref.data).to_bytes())
     if state == PENDING:
         return Value(PENDING)
+    if state == BORROWED:
+        state = STORED  # on another node
     contents = [inner if isinstance(inner, bytes) else inner.id for inner in ref.contents]
     if state == STORED:
         return Value(STORED, b"", ref.data, contents)

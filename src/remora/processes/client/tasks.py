@@ -19,7 +19,7 @@ from remora.base.errors import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from remora.base.ids import ObjectId, ProcessId
+from remora.base.ids import ObjectId, ProcessId, node_of
 from remora.base.object_ref import FAILED, FIRST_FINISHED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
 from remora.base.runtime import Function, Refs
@@ -33,7 +33,7 @@ from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.values import tell_waiters
+from remora.processes.client.values import FilledReturns, tell_waiters
 from remora.serialization import serialize_system_error
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class TaskClient:
         self._prefix = client.process
         self._next_call = client.next_call
         self._submission: Submission[PendingCall] = Submission(request_limit)
-        self._causes: dict[int, str] = {}
+        self._broken: dict[int, LeaseBroken] = {}
+        """Leases whose workers are dead, until their connections were read to the end."""
 
     # ------------------------------------------------------------------ submitting
 
@@ -229,17 +230,15 @@ class TaskClient:
             retried, more = self._submission.raised(worker, call, duration_s, may_retry)
         else:
             more = self._submission.completed(worker, call, duration_s)
-        waited_for: list[ObjectRef[Any]] = []
-        contents: list[bytes] = []
-        appeared: list[ObjectId] = []
-        if not retried:
-            waited_for, contents, appeared = self._client.values.fill_returns(record, returns, peer.process)
-        if record.references or contents or not reply.closed:
-            self._refs.reply_arrived(peer.process, call, contents, reply.closed, appeared)
+        filled = FilledReturns() if retried else self._client.values.fill_returns(record, returns, peer.process)
+        if record.references or filled.contents or filled.remote_copies or not reply.closed:
+            self._refs.reply_arrived(
+                peer.process, call, filled.contents, reply.closed, filled.appeared, filled.remote_copies
+            )
         self._refs.carry_out()
         if more:
             self._push(worker, more)
-        return waited_for
+        return filled.waited_for
 
     # ------------------------------------------------------------------ leases, and workers that die
 
@@ -266,7 +265,7 @@ class TaskClient:
         worker = self._submission.worker(message.lease)
         if worker is None:
             return
-        self._causes[message.lease] = message.cause
+        self._broken[message.lease] = message
         peer: Peer | None = worker.connection
         if peer is None or peer.connection.closed:
             self._end_worker(worker)
@@ -285,16 +284,24 @@ class TaskClient:
             if self._submission.worker(worker.lease) is not worker:
                 return
             self._submission.close(worker)
-        if worker.lease in self._causes:
+        if worker.lease in self._broken:
             self._end_worker(worker)
 
     def _end_worker(self, worker: Worker) -> None:
         with self._lock:
-            cause = self._causes.pop(worker.lease)
-            running = self._client.slots.running_call(worker.slot, self._prefix)
+            broken = self._broken.pop(worker.lease)
+            running = self._running_call(worker, broken.running)
             self._still_wanted(worker, [call for call in worker.in_flight if call != running])
-            self._submission.worker_died(worker, running, cause)
+            self._submission.worker_died(worker, running, broken.cause)
             self._carry_out()
+
+    def _running_call(self, worker: Worker, told: bytes) -> int | None:
+        """The call that the dead worker began last, if it was one of these."""
+        if node_of(worker.process) == self._client.node:
+            return self._client.slots.running_call(worker.slot, self._prefix)
+        if not told:  # its node is dead: any of them may have run
+            return next(reversed(worker.in_flight), None)
+        return int.from_bytes(told[8:12], "big") if told[:8] == self._prefix else None
 
     def _connect(self, worker: Worker) -> bool:
         try:

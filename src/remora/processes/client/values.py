@@ -8,8 +8,10 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from remora.base.errors import GetTimeoutError, LocalRayletDiedError, RemoraError
-from remora.base.ids import ObjectId, ProcessId, short
+from remora.base.ids import NodeId, ObjectId, ProcessId, short
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import (
     BORROWED,
@@ -17,6 +19,7 @@ from remora.base.object_ref import (
     FIRST_FINISHED,
     IMMEDIATE,
     INLINE,
+    PENDING,
     STORED,
     ObjectRef,
 )
@@ -30,8 +33,34 @@ if TYPE_CHECKING:
 
 _pack_pair = Struct(">II").pack
 
+TO_READ = 0
+"""Why a value is asked for: to be read here. The smaller number is the more urgent one."""
+AS_ARGUMENT = 1
+"""It will be read by a task that waits for it."""
+TO_KNOW = 3
+"""Only whether there is one; it stays where it is."""
+NOT_ASKED = 4
+ELSEWHERE = NodeId(bytes(4))
+"""The node of a value of which is only known that it lies on another one."""
+
 IMMEDIATE_CLASSES = frozenset({int, float, bool, type(None), complex})
 SIZED_IMMEDIATE_CLASSES = frozenset({str, bytes})
+
+
+class FilledReturns:
+    """What :meth:`Values.fill_returns` did."""
+
+    __slots__ = ("appeared", "contents", "remote_copies", "waited_for")
+
+    def __init__(self) -> None:
+        self.waited_for: list[ObjectRef[Any]] = []
+        """Refs that somebody waits for, to be told."""
+        self.contents: list[bytes] = []
+        """The ids in all values."""
+        self.appeared: list[ObjectId] = []
+        """Those of them for which a ref was made here."""
+        self.remote_copies: list[ObjectId] = []
+        """Returns that are stored on another node."""
 
 
 class Values:
@@ -41,7 +70,10 @@ class Values:
         self._client = client
         self._prefix = client.process
         self._next_call: count[int] = client.next_call
-        self._asked: set[bytes] = set()
+        self._asked: dict[bytes, int] = {}
+        """Ids whose values were asked for, and for which purpose."""
+        self._wanted_here: set[bytes] = set()
+        """Pending ids whose values somebody waits for: when they come to be on another node, they are fetched."""
         self.inline_budget = InlineBudget()
 
     # ------------------------------------------------------------------ making
@@ -142,9 +174,7 @@ class Values:
 
     def _await(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Until all are finished, or one of them, in their order, has failed."""
-        borrowed = [ref for ref in refs if ref.state == BORROWED]
-        if borrowed:
-            self.request(borrowed)
+        self._want_here(refs)
         deadline_s = None if timeout_s is None else monotonic() + timeout_s
         wait_until = self._client.wait_until
         for ref in refs:
@@ -155,6 +185,29 @@ class Values:
             if not wait_until(lambda ref=ref: ref.state >= FIRST_FINISHED, deadline_s, ref):  # type: ignore[misc]
                 raise self._timeout_error(refs, ref, timeout_s)
 
+    def _want_here(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """The values of these are to come to this node: now, or as soon as they are made on another one."""
+        borrowed = [ref for ref in refs if ref.state == BORROWED]
+        if borrowed:
+            self.request(borrowed)
+        if self._client.is_in_cluster:
+            with self._client.lock:
+                self._wanted_here.update(ref.id for ref in refs if ref.state == PENDING)
+                borrowed = [ref for ref in refs if ref.state == BORROWED]
+            self.request(borrowed)  # those that came to be on another node meanwhile
+
+    def fetch(self, ref: ObjectRef[Any]) -> None:
+        """Have the value of *ref*, which is on another node, come to this one for a task that waits for it.
+
+        Raises:
+            RemoraError: it is lost.
+        """
+        self.request([ref], AS_ARGUMENT)
+        self._client.wait_until(lambda: ref.state >= FIRST_FINISHED or self._client.ended, None, ref)
+        self._client.check_alive()
+        if ref.state == FAILED:
+            raise deserialize_error(ref.data)
+
     def _timeout_error(
         self, refs: list[ObjectRef[Any]], first: ObjectRef[Any], timeout_s: float | None
     ) -> GetTimeoutError:
@@ -162,15 +215,15 @@ class Values:
         of_what = f"object {short(first.id)} is" if len(refs) == 1 else f"{missing} of {len(refs)} objects are"
         return GetTimeoutError(f"{of_what} not ready after {timeout_s} s; {self._client.describe_pending(first)}")
 
-    def request(self, refs: Iterable[ObjectRef[Any]]) -> None:
+    def request(self, refs: Iterable[ObjectRef[Any]], purpose: int = TO_READ) -> None:
         """Ask the daemon for the values of borrowed refs, once each."""
         self._client.check_alive()
         with self._client.lock:
-            ids = [ref.id for ref in refs if ref.id not in self._asked]
+            ids = [ref.id for ref in refs if self._asked.get(ref.id, NOT_ASKED) > purpose]
             if not ids:
                 return
-            self._asked.update(ids)
-            self._client.send_to_daemon(GetObjects(list(dict.fromkeys(ids))))
+            self._asked.update(dict.fromkeys(ids, purpose))
+            self._client.send_to_daemon(GetObjects(list(dict.fromkeys(ids)), purpose))
         self._client.nudge()
 
     # ------------------------------------------------------------------ waiting
@@ -183,62 +236,69 @@ class Values:
         if len(split[0]) == num_returns:
             return split
         missing = [ref for ref in refs if ref.state < FIRST_FINISHED]
-        borrowed = [ref for ref in missing if ref.state == BORROWED]
-        if borrowed:
-            self.request(borrowed)
+        if fetch_local:
+            self._want_here(missing)
+        else:
+            self.request([ref for ref in missing if ref.state == BORROWED and ref.data is None], TO_KNOW)
+        is_missing = is_unfinished if fetch_local else is_unknown
         allowed = len(refs) - num_returns
 
         def enough() -> bool:
             nonlocal missing
-            missing = [ref for ref in missing if ref.state < FIRST_FINISHED]
+            missing = [ref for ref in missing if is_missing(ref)]
             return len(missing) <= allowed
 
         self._client.wait_until(enough, None if timeout_s is None else monotonic() + timeout_s)
-        return split_ready(refs, num_returns)
+        return split_ready(refs, num_returns) if fetch_local else split_known(refs, num_returns)
 
     # ------------------------------------------------------------------ filling
 
-    def fill_returns(
-        self, record: PendingCall, returns: list[Value], worker: ProcessId
-    ) -> tuple[list[ObjectRef[Any]], list[bytes], list[ObjectId]]:
-        """Give the refs of a call their values. Wants the lock.
-
-        Returns:
-            The refs that somebody waits for, the ids in all values, and those for which a ref was made here.
-        """
-        waited_for: list[ObjectRef[Any]] = []
-        contents: list[bytes] = []
-        appeared: list[ObjectId] = []
+    def fill_returns(self, record: PendingCall, returns: list[Value], worker: ProcessId) -> FilledReturns:
+        """Give the refs of a call their values. Wants the lock."""
+        filled = FilledReturns()
         refs = record.return_refs()
         if len(returns) == 1 and len(refs) != 1:
             returns = returns * len(refs)  # one error for all, and for nobody when nothing is returned
         for ref, value in zip(refs, returns, strict=True):
             if ref.state >= FIRST_FINISHED:
                 # It has an error already. What the worker keeps for this process must still be taken off it.
-                contents += value.contents
-                if value.state == STORED:
+                filled.contents += value.contents
+                if self._is_elsewhere(value):
+                    filled.remote_copies.append(ref.id)  # the acknowledgement says that nobody wants it
+                elif value.state == STORED:
                     self._client.refs.machine.drop_copy(ref.id, worker)
                 continue
             if value.contents:
                 inner, new = self._client.refs.instances(value.contents)
                 ref.contents = tuple(inner)
-                contents += value.contents
-                appeared += new
+                filled.contents += value.contents
+                filled.appeared += new
+            if self._is_elsewhere(value):
+                filled.remote_copies.append(ref.id)
             self._set(ref, value, worker)
             if ref.waiters is not None:
-                waited_for.append(ref)
-        return waited_for, contents, appeared
+                filled.waited_for.append(ref)
+        return filled
+
+    def _is_elsewhere(self, value: Value) -> bool:
+        return value.location is not None and value.location.node != self._client.node
 
     def _set(self, ref: ObjectRef[Any], value: Value, writer: ProcessId | None) -> None:
-        ref.data = value.location if value.state == STORED else value.data
-        ref.state = value.state
+        location = value.location
+        ref.data = value.data if location is None else location
+        ref.state = BORROWED if self._is_elsewhere(value) else value.state
         ref.task = None
         if len(value.data) >= COUNTED_FROM_BYTES:
             self.inline_budget.hold(ref, len(value.data))
         if ref.published:
-            self._client.refs.resolve(ref, writer if value.state == STORED else None)
-        elif value.state == STORED:
+            self._client.refs.resolve(ref, writer if location is not None else None)
+        elif location is not None:
             self._client.refs.publish(ref, writer)
+        if self._wanted_here:
+            is_wanted = ref.id in self._wanted_here
+            self._wanted_here.discard(ref.id)
+            if is_wanted and ref.state == BORROWED:
+                self.request([ref])
 
     def fail(self, refs: Iterable[ObjectRef[Any]], data: bytes) -> None:
         """Give refs an error, and wake who waits for them. Not under the lock."""
@@ -269,15 +329,43 @@ class Values:
     def on_value(self, message: ObjectValue) -> ObjectRef[Any] | None:
         """The daemon tells the value of a borrowed ref. Returns the ref, whose waiters are to be told, if it lives."""
         with self._client.lock:
-            self._asked.discard(message.id)
             ref = self._client.refs.find(message.id)
+            location = message.value.location
+            if location is not None and location.node != self._client.node:
+                # The answer to who only wants to know; who wants to read is answered when it is here.
+                if self._asked.get(message.id, NOT_ASKED) == TO_KNOW:
+                    del self._asked[message.id]
+                if ref is not None and ref.state < FIRST_FINISHED:
+                    ref.contents = ref.contents or tuple(message.value.contents)
+                    ref.data = location
+                return ref
+            self._asked.pop(message.id, None)
             if ref is None or ref.state >= FIRST_FINISHED:
                 return None
             value = message.value
             ref.contents = tuple(value.contents)
-            ref.data = value.location if value.state == STORED else value.data
+            ref.data = value.data if location is None else location
             ref.state = value.state
         return ref
+
+    def release_copies(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The node needs space: those of *ids*, copies of values on other nodes, that are not in use here.
+
+        Their refs are borrowed again; what a call that is under way may read stays. Wants the lock.
+        """
+        client = self._client
+        used: set[bytes] = {pin.kept.id for pin in client.arena.pins() if type(pin.kept) is ObjectRef}
+        used.update(client.refs.ids_in_calls(), client.received_ids())
+        released = []
+        for object_id in ids:
+            if object_id in used:
+                continue
+            ref = client.refs.find(object_id)
+            if ref is not None and ref.state == STORED:
+                ref.data = msgspec.structs.replace(ref.data, node=ELSEWHERE)
+                ref.state = BORROWED
+            released.append(object_id)
+        return released
 
 
 def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
@@ -298,8 +386,30 @@ def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[Obje
     return ready, not_ready
 
 
+def split_known(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """The same, for refs that have a value on whichever node."""
+    ready = [ref for ref in refs if not is_unknown(ref)][:num_returns]
+    chosen = set(map(id, ready))
+    return ready, [ref for ref in refs if id(ref) not in chosen]
+
+
+def is_unfinished(ref: ObjectRef[Any]) -> bool:
+    """Whether the ref has no value on this node."""
+    return ref.state < FIRST_FINISHED
+
+
+def is_unknown(ref: ObjectRef[Any]) -> bool:
+    """Whether the ref is not known to have a value, here or on another node."""
+    return ref.state < FIRST_FINISHED and (ref.state == PENDING or ref.data is None)
+
+
 def tell_waiters(ref: ObjectRef[Any]) -> None:
     """Call back whoever waits for the ref, which has its value. Not under a lock: futures run user code."""
+    if ref.state == BORROWED:
+        # Its value is on another node: that is enough for some of them, and the others are told again.
+        for callback in tuple(ref.waiters or ()):
+            callback(ref)
+        return
     waiters, ref.waiters = ref.waiters, None
     for callback in waiters or ():
         callback(ref)

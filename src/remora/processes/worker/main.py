@@ -7,19 +7,22 @@ import traceback
 from typing import Any
 
 from remora.base import runtime
-from remora.base.configuration import WorkerConfiguration, worker_socket_name
+from remora.base.configuration import WorkerConfiguration, worker_socket_name, worker_sockets_name
+from remora.base.credentials import ClusterCredentials
 from remora.base.ids import ProcessId
 from remora.base.resources import CPU, UNITS_PER_ONE
 from remora.core.counting.vocabulary import CountingError
 from remora.messages.actors import ActorExiting, ConstructActor, EndActor
 from remora.messages.counting import ItemAck
 from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
+from remora.messages.objects import GetObjects
 from remora.messages.session import Leaving, SessionEnded
 from remora.messages.tasks import CancelTask, DefineFunction, DefineMethod, LeaseTerms, ReplyAck, Task
 from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
+from remora.processes.client.values import AS_ARGUMENT
 from remora.processes.worker.actor import construct_actor
 from remora.processes.worker.call_runner import CallRunner, WorkerExit
 from remora.processes.worker.cancellation import cancel_call, install_cancel_handler
@@ -71,6 +74,7 @@ class Worker:
         client.on_block = self._on_block
         client.on_unblock = self._on_unblock
         client.running_calls = self._running_calls
+        client.received_ids = self._received_ids
         self.runner = CallRunner(client, welcome.slot)
         self.executor: Any = SerialExecutor(client, self.runner, hands_back=True)
         self.job = ProcessId(welcome.job)
@@ -80,9 +84,21 @@ class Worker:
         self._blocked_threads = 0
         self._construct: ConstructActor | None = None
         client.reactor.register(self._listener.fileno(), self._on_connect)
+        if welcome.credentials is not None:
+            self._accept_streams(configuration, welcome.credentials)
         runtime.current = WorkerRuntime(client, self)
         fork_guard.watch(client, self._abandon_in_child)
         ref_hooks.install(client)
+
+    def _accept_streams(self, configuration: WorkerConfiguration, credentials: ClusterCredentials) -> None:
+        """The daemon passes the sockets of submitters on other nodes."""
+        from remora.system.network.socket_passing import SocketReceiver
+        from remora.system.network.stream import StreamAcceptor
+
+        reactor = self.client.reactor
+        path = os.path.join(configuration.session_directory, worker_sockets_name(configuration.worker_number))
+        acceptor = StreamAcceptor(reactor, credentials, self._on_stream, self._on_submitter_lost)
+        self._receiver = SocketReceiver(path, reactor, acceptor.take)
 
     def run(self) -> None:
         """Take and run calls until told to leave."""
@@ -143,9 +159,19 @@ class Worker:
         connection.peer = submitter
         connection.frame_limit_bytes = MAX_FRAME_BYTES
         connection.on_messages = self._on_messages
-        self.client.submitters[submitter.process] = connection
+        self._add_submitter(submitter)
         if len(messages) > 1:
             self._on_messages(connection, messages[1:])
+
+    def _add_submitter(self, submitter: Submitter) -> None:
+        self.client.submitters[submitter.process] = submitter.connection
+
+    def _on_stream(self, stream: Any, sender: bytes) -> None:
+        """A process of another node submits here."""
+        submitter = Submitter(stream, ProcessId(sender))
+        stream.peer = submitter
+        stream.on_messages = self._on_messages
+        self._add_submitter(submitter)
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         submitter: Submitter = connection.peer
@@ -182,6 +208,16 @@ class Worker:
         ids = listed_ids(task)
         if ids:
             self._count(self.client.refs.machine.task_received, submitter.process, task.call, ids)
+        if self.client.is_in_cluster:
+            self._prefetch(task)
+
+    def _prefetch(self, task: Task) -> None:
+        """Arguments that lie on other nodes come while the call waits for its turn."""
+        stored = [*task.values, task.stored] if task.stored is not None else task.values
+        locations = [(argument.id, argument.value.location) for argument in stored if argument is not None]
+        ids = [id for id, location in locations if location is not None and location.node != self.client.node]
+        if ids:
+            self.client.send_to_daemon(GetObjects(ids, AS_ARGUMENT))
 
     def _count(self, told: Any, *arguments: Any) -> None:
         with self.client.lock:
@@ -248,6 +284,10 @@ class Worker:
     def _running_calls(self) -> tuple[list[str], int]:
         running, waiting = self.executor.calls()
         return [submitter.name_of(task.function) for submitter, task in running], waiting
+
+    def _received_ids(self) -> set[bytes]:
+        calls = [*self.executor.calls()[0], *self.executor.waiting_calls()]
+        return {object_id for _, task in calls for object_id in listed_ids(task)}
 
     def _report_idle(self, now_s: float) -> float:
         """The holder of the lease is gone: say when what it sent has ended."""
