@@ -75,6 +75,10 @@ def is_running(pid: int) -> bool:
     return pid in parents()
 
 
+TAKE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""Tests that were started in the background ignore SIGINT, and so would what they start."""
+
+
 class DriverProgram:
     """A Python program that runs in a process and a terminal session of its own.
 
@@ -84,7 +88,7 @@ class DriverProgram:
     def __init__(self, source: str, environment: Mapping[str, str] | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(source)],
+            [sys.executable, "-X", "faulthandler", "-c", TAKE_INTERRUPTS + textwrap.dedent(source)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
