@@ -29,6 +29,7 @@ from remora.messages import (
     leases,
     links,
     objects,
+    placement_groups,
     session,
     tasks,
     wire,
@@ -46,6 +47,7 @@ MODULES: tuple[ModuleType, ...] = (
     children,
     links,
     head,
+    placement_groups,
 )
 """In the order of their tags."""
 

@@ -20,6 +20,7 @@ from remora.messages import (
     leases,
     links,
     objects,
+    placement_groups,
     session,
     tasks,
 )
@@ -36,6 +37,7 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *arena.MESSAGES,
     *links.MESSAGES,
     *head.MESSAGES,
+    *placement_groups.MESSAGES,
 )
 
 HEADER_SIZE_BYTES = 4
