@@ -36,11 +36,11 @@ def remote(*target: Any, **options: Any) -> Any:
     """Make a function a task, or a class an actor class. As ``@remote``, as ``@remote(...)`` or as ``remote(f)``.
 
     Options of functions: ``num_returns``, ``num_cpus``, ``num_gpus``, ``memory`` (bytes), ``resources``,
-    ``max_retries``, ``retry_exceptions``, ``name``, ``runtime_env``, ``scheduling_strategy``.
+    ``max_retries``, ``retry_exceptions``, ``name``, ``runtime_env``, ``scheduling_strategy``, ``label_selector``.
 
     Options of classes: ``num_cpus``, ``num_gpus``, ``memory``, ``resources``, ``max_restarts``,
     ``max_task_retries``, ``max_concurrency``, ``max_pending_calls``, ``concurrency_groups``, ``name``,
-    ``namespace``, ``get_if_exists``, ``lifetime``, ``runtime_env``, ``scheduling_strategy``.
+    ``namespace``, ``get_if_exists``, ``lifetime``, ``runtime_env``, ``scheduling_strategy``, ``label_selector``.
 
     Type checkers: mypy does not follow decorators of classes; ``Counter = remora.remote(PlainCounter)`` it does.
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from remora.base.options import RetryExceptions, full_name
-from remora.base.suggest import did_you_mean
+from remora.base.scheduling import DEFAULT_STRATEGY, SPREAD, SPREAD_STRATEGY, GroupChoice, Strategy
+from remora.base.suggest import did_you_mean, nearest_name
 
 Check = Callable[[str, Any], Any]
 """``check(name, value)`` returns the value to use; raises ``TypeError`` or ``ValueError``."""
@@ -94,14 +95,40 @@ def num_returns(name: str, value: Any) -> int:
     return int(integer(0, 2**32 - 1)(name, value))
 
 
-def only_default(*defaults: Any) -> Check:
-    """For what needs a cluster: the value that asks for nothing is accepted."""
+def scheduling_strategy(name: str, value: Any) -> tuple[Strategy, GroupChoice | None]:
+    """Where something is to run: the strategy, and the placement group if it is one."""
+    from remora.util import scheduling_strategies as classes
 
-    def check(name: str, value: Any) -> None:
-        if value not in defaults:
-            raise ValueError(f"{name}={value!r}: placement groups are not part of Remora yet; leave the option out")
+    if isinstance(value, str):
+        if value == "DEFAULT":
+            return DEFAULT_STRATEGY, None
+        if value == SPREAD:
+            return SPREAD_STRATEGY, None
+    elif isinstance(value, classes.PlacementGroupSchedulingStrategy):
+        return DEFAULT_STRATEGY, value.to_choice()
+    elif isinstance(value, (classes.NodeAffinitySchedulingStrategy, classes.NodeLabelSchedulingStrategy)):
+        return value.to_strategy(), None
+    names = {"DEFAULT", SPREAD, *(one for one in classes.__all__ if one.endswith("Strategy"))}
+    meant = (nearest_name(value, names) or nearest_name(value.upper(), names)) if isinstance(value, str) else None
+    hint = f". Did you mean {meant!r}?" if meant is not None else ""
+    raise (ValueError if isinstance(value, str) else TypeError)(
+        f"{name}={value!r}: it must be 'DEFAULT', 'SPREAD', or an object of one of the classes of "
+        f"remora.util.scheduling_strategies{hint}"
+    )
 
-    return check
+
+def placement_group(name: str, value: Any) -> Any:
+    """A placement group, or "default" for none of its own."""
+    if value != "default":
+        group_choice(value, -1, None)
+    return value
+
+
+def group_choice(placement_group: Any, bundle_index: int, capture_child_tasks: bool | None) -> GroupChoice | None:
+    """The group that ``PlacementGroupSchedulingStrategy`` with these arguments stands for."""
+    from remora.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(placement_group, bundle_index, capture_child_tasks).to_choice()
 
 
 def no_environment(name: str, value: Any) -> None:

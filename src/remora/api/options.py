@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from remora.api import option_checks as check
+from remora.api.label_checks import check_label_selector, check_labels
 from remora.base.options import ActorOptions, InitOptions, MethodOptions, TaskOptions
 from remora.base.resources import Resources
+from remora.base.scheduling import GroupChoice, Strategy, sorted_conditions
 
 _PLACEMENT_CHECKS: dict[str, check.Check] = {
     "num_cpus": check.amount,
@@ -19,9 +23,11 @@ _PLACEMENT_CHECKS: dict[str, check.Check] = {
     "memory": check.amount,
     "resources": check.mapping,
     "accelerator_type": check.text,
-    "scheduling_strategy": check.one_of("DEFAULT", "SPREAD"),
-    "placement_group": check.only_default("default"),
-    "placement_group_bundle_index": check.only_default(-1),
+    "scheduling_strategy": check.scheduling_strategy,
+    "label_selector": check_label_selector,
+    "placement_group": check.placement_group,
+    "placement_group_bundle_index": check.integer(-1),
+    "placement_group_capture_child_tasks": check.boolean,
     "runtime_env": check.no_environment,
 }
 _TASK_CHECKS: dict[str, check.Check] = {
@@ -60,7 +66,7 @@ _INIT_CHECKS: dict[str, check.Check] = {
     "ignore_reinit_error": check.boolean,
     "log_to_driver": check.boolean,
     "local_mode": check.boolean,
-    "labels": check.mapping,
+    "labels": check_labels,
     "runtime_env": check.no_environment,
 }
 
@@ -69,10 +75,8 @@ _MEANINGLESS_AT_CALLS = _MEANINGLESS_ANYWHERE | {
     "_labels",
     "_num_objects_per_yield",
     "fallback_strategy",
-    "label_selector",
     "max_calls",
     "object_store_memory",
-    "placement_group_capture_child_tasks",
 }
 _MEANINGLESS_FOR_ACTORS = _MEANINGLESS_AT_CALLS | {
     "_actor_generator_backpressure_num_objects",
@@ -132,7 +136,7 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
     """
     options = check.check_options("a remote function", given, _TASK_CHECKS, _MEANINGLESS_AT_CALLS, _belongs_to)
     resources = _resources(options, default_cpus=1)
-    return TaskOptions(resources=resources, strategy=_strategy(options), **_fields(options, TaskOptions))
+    return TaskOptions(resources=resources, **_where(options), **_fields(options, TaskOptions))
 
 
 def actor_options(given: Mapping[str, Any]) -> ActorOptions:
@@ -156,7 +160,7 @@ def actor_options(given: Mapping[str, Any]) -> ActorOptions:
     return ActorOptions(
         resources=resources,
         placement=placement,
-        strategy=_strategy(options),
+        **_where(options),
         detached=options.get("lifetime") == "detached",
         concurrency_groups=groups,
         **_fields(options, ActorOptions),
@@ -208,9 +212,35 @@ def _resources(options: Mapping[str, Any], default_cpus: float) -> Resources:
     return Resources.of(options.get("num_cpus", default_cpus), options.get("num_gpus"), options.get("memory"), custom)
 
 
-def _strategy(options: Mapping[str, Any]) -> str:
-    strategy = options.get("scheduling_strategy", "DEFAULT")
-    return "" if strategy == "DEFAULT" else str(strategy)
+def _where(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields ``strategy``, ``group`` and ``may_be_captured``."""
+    given = options.get("scheduling_strategy")
+    strategy, group = given if given is not None else (Strategy(), None)
+    selected = options.get("label_selector", ())
+    if selected:
+        labels = sorted_conditions([*strategy.labels, *selected])
+        strategy = msgspec.structs.replace(strategy, labels=labels)
+    own_group = _group_of_own_options(options)
+    if own_group is not None:
+        if given is not None:
+            raise ValueError(
+                "placement_group and scheduling_strategy exclude each other: give scheduling_strategy only"
+            )
+        group = own_group
+    may_be_captured = given is None and "placement_group" not in options
+    return {"strategy": strategy.encode(), "group": group, "may_be_captured": may_be_captured}
+
+
+def _group_of_own_options(options: Mapping[str, Any]) -> GroupChoice | None:
+    """What the options of the times before ``scheduling_strategy`` say."""
+    group = options.get("placement_group")
+    if group is None or group == "default":
+        if options.get("placement_group_bundle_index", -1) != -1:
+            raise ValueError("placement_group_bundle_index names a bundle, but no placement_group is given")
+        return None
+    return check.group_choice(
+        group, options.get("placement_group_bundle_index", -1), options.get("placement_group_capture_child_tasks")
+    )
 
 
 def _belongs_to(name: str) -> str:

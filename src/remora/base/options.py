@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from remora.base.resources import Resources
+from remora.base.scheduling import GroupChoice
 
 RetryExceptions = bool | frozenset[str]
 """Which exceptions of the user's code are retried: all, none, or those of the classes with these full names.
@@ -42,8 +43,10 @@ def is_retried(retry_exceptions: RetryExceptions, exception: BaseException) -> b
 class TaskOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     """Of one remote function, or of ``function.options(...)``.
 
-    ``resources`` are held while the task runs. ``max_retries`` of -1 has no end. ``strategy`` is empty or
-    ``"SPREAD"``. ``record`` belongs to the client.
+    ``resources`` are held while the task runs. ``max_retries`` of -1 has no end. ``strategy`` is the text of a
+    :class:`~remora.base.scheduling.Strategy`. ``group`` is the placement group that was asked for by name;
+    ``may_be_captured`` says that none was, nor a strategy, so that the group of the caller holds, if it captures its
+    children. ``record`` belongs to the client.
     """
 
     num_returns: int = 1
@@ -52,6 +55,8 @@ class TaskOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     retry_exceptions: RetryExceptions = False
     name: str = ""
     strategy: str = ""
+    group: GroupChoice | None = None
+    may_be_captured: bool = True
     runtime_env: dict[str, Any] | None = None
     record: Any = None
 
@@ -61,7 +66,8 @@ class ActorOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
 
     ``resources`` are held for the actor's life; ``placement`` is what its node must have free to take it (one CPU
     more when the user named no number of CPUs). ``max_restarts`` and ``max_task_retries`` of -1 have no end.
-    ``max_concurrency`` is 0 when the user gave none. ``namespace`` is None for the caller's own.
+    ``max_concurrency`` is 0 when the user gave none. ``namespace`` is None for the caller's own. ``strategy``,
+    ``group`` and ``may_be_captured`` are as in :class:`TaskOptions`.
     """
 
     resources: Resources = Resources()
@@ -76,6 +82,8 @@ class ActorOptions(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     detached: bool = False
     get_if_exists: bool = False
     strategy: str = ""
+    group: GroupChoice | None = None
+    may_be_captured: bool = True
     runtime_env: dict[str, Any] | None = None
     record: Any = None
 
