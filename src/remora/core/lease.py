@@ -18,6 +18,14 @@ class Send(msgspec.Struct, frozen=True):
     message: LeaseGranted | LeaseDelayed | RequestFailed | LeaseBroken | ReclaimLease | LeaseEnded
 
 
+class RejectRequest(msgspec.Struct, frozen=True):
+    """Tell the process's node that *count* workers of the request cannot be had here soon."""
+
+    process: bytes
+    request: int
+    count: int
+
+
 class ActorPlaced(msgspec.Struct, frozen=True):
     """The worker is the actor's, for the life of both."""
 
@@ -40,7 +48,7 @@ class ActorUnplaceable(msgspec.Struct, frozen=True):
     reason: str
 
 
-Effect = Send | ActorPlaced | ActorDelayed | ActorUnplaceable | StartWorker | StopWorker
+Effect = Send | RejectRequest | ActorPlaced | ActorDelayed | ActorUnplaceable | StartWorker | StopWorker
 
 
 class Lease:

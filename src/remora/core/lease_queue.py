@@ -239,6 +239,27 @@ class LeaseQueue:
                 self._left(claim)
                 return
 
+    def left(self, process: bytes, number: int) -> int:
+        """How many leases of the request wait for their resources."""
+        request = self._find(process, number)
+        return request.left if request is not None else 0
+
+    def take_back(self, process: bytes, number: int, count: int) -> int:
+        """Let *count* of them wait no more, or as many as there are; returns how many."""
+        request = self._find(process, number)
+        if request is None:
+            return 0
+        if request.left <= count:
+            self.cancel(process, number)
+            return request.left
+        request.left -= count
+        return count
+
+    def _find(self, process: bytes, number: int) -> Request | None:
+        requester = self._requesters.get(process)
+        claims = requester.claims.values() if requester is not None else ()
+        return next((claim.requests[number] for claim in claims if number in claim.requests), None)
+
     def remove(self, process: bytes) -> list[Claim]:
         """The requester is gone; returns the claims it had, for their leases."""
         requester = self._requesters.pop(process, None)

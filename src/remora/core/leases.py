@@ -4,6 +4,10 @@ A request waits in the queue until its resources are free; then it has them, and
 job and environment, which is taken from the idle ones or started. A worker has one lease at most. What happens
 seldom is left to ``tick``, every 50 ms or so.
 
+A request of a process of another node is granted if it has its resources at once, in its turn; what of it has not is
+rejected, because its own node may find another one for it. A *patient* one may wait for ``PATIENCE_S``: its node has
+found none for a while, and by waiting it takes its turn among the requests of this node.
+
 Messages that met on the way are no errors: a return of a lease that broke, a state of a worker whose lease has
 ended, the cancelling of a request that was granted.
 """
@@ -15,7 +19,16 @@ from collections.abc import Callable, Sequence
 
 from remora.base.ids import short
 from remora.base.resources import CPU, UNITS_PER_ONE, Resources
-from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Effect, Lease, Send, Ticket
+from remora.core.lease import (
+    ActorDelayed,
+    ActorPlaced,
+    ActorUnplaceable,
+    Effect,
+    Lease,
+    RejectRequest,
+    Send,
+    Ticket,
+)
 from remora.core.lease_fairness import QUANTUM_S, leases_to_reclaim, why_it_waits, why_no_worker
 from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
 from remora.core.lease_waiting import WaitingRequest, waiting_requests
@@ -25,6 +38,7 @@ from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseG
 
 RECLAIM_EVERY_S = 0.01
 REPORT_EVERY_S = 0.5
+PATIENCE_S = 0.5
 
 
 class LeaseTable:
@@ -37,7 +51,10 @@ class LeaseTable:
         [StartWorker(number=1, job=b'...', environment='')]
     """
 
-    def __init__(self, total: Resources, warm: int | None = None, max_workers: int = MAX_WORKERS) -> None:
+    def __init__(
+        self, total: Resources, warm: int | None = None, max_workers: int = MAX_WORKERS, node: bytes = b""
+    ) -> None:
+        """*node* is the upper half of the numbers of its leases."""
         self.outbox: list[Effect] = []
         """In order. The daemon takes what is in it, and leaves an empty list."""
         cpus = -(-total.units.get(CPU, 0) // UNITS_PER_ONE)
@@ -48,7 +65,12 @@ class LeaseTable:
         self._tickets: dict[Key, dict[Ticket, None]] = {}
         self._leases: dict[int, Lease] = {}
         self._lease_of_worker: dict[bytes, Lease] = {}
-        self._last_lease = 0
+        self._first_lease = int.from_bytes(node, "big") << 32
+        self._last_lease = self._first_lease
+        self._patient: dict[tuple[bytes, int], float] = {}
+        """Process and number of requests of other nodes that may wait until then."""
+        self.is_submitter: Callable[[bytes], bool] = lambda process: False
+        """Whether a worker has requests or leases elsewhere, so that it is not stopped for idling."""
         self._reclaim_at_s = 0.0
         self._report_at_s = 0.0
 
@@ -62,14 +84,35 @@ class LeaseTable:
         environment: str = "",
         count: int = 1,
         *,
+        is_forwarded: bool = False,
+        is_patient: bool = False,
         now_s: float,
     ) -> None:
         """The process wants *count* workers, each with *need*.
 
+        *is_forwarded*: it is a process of another node. What cannot be granted soon is answered by ``RejectRequest``,
+        at once or, when it *is_patient*, after ``PATIENCE_S``.
+
         Raises:
             ValueError: it has a request of this number, or *count* is not positive.
         """
-        self._add(process, number, (job, need, Resources(), strategy, environment, False), count, now_s)
+        key = (job, need, Resources(), strategy, environment, False)
+        if not is_forwarded:
+            self._add(process, number, key, count, now_s)
+        elif self.pool.is_full():
+            self.outbox.append(RejectRequest(process, number, count))
+        else:
+            self._add_forwarded(process, number, key, count, is_patient, now_s)
+
+    def take_back(self, process: bytes, number: int, count: int, now_s: float) -> int:
+        """So many of the request's leases, or as many as wait for resources, are wanted elsewhere; returns how many."""
+        taken = self._queue.take_back(process, number, count)
+        self._dispatch(now_s)
+        return taken
+
+    def queued(self, process: bytes, number: int) -> int:
+        """How many of the request's leases wait for resources."""
+        return self._queue.left(process, number)
 
     def request_actor(
         self,
@@ -106,7 +149,7 @@ class LeaseTable:
         """
         for number in leases:
             lease = self._leases.get(number)
-            if not 0 < number <= self._last_lease:
+            if not self._first_lease < number <= self._last_lease:
                 raise ValueError(f"{short(process)} returns lease {number}, which was never granted")
             if lease is not None and lease.claim.requester.process != process:
                 raise ValueError(f"{short(process)} returns {lease!r}")
@@ -163,15 +206,15 @@ class LeaseTable:
             self._free_worker(lease, now_s)
             self._dispatch(now_s)
 
-    def worker_died(self, process: bytes, cause: str, now_s: float) -> None:
-        """The worker's process has ended, as a worker and as a submitter."""
+    def worker_died(self, process: bytes, cause: str, now_s: float, running: bytes = b"") -> None:
+        """The worker's process has ended, as a worker and as a submitter; *running* as in ``LeaseBroken``."""
         self.pool.died(process)
         lease = self._lease_of_worker.get(process)
         if lease is not None:
             self._end_lease(lease)
             if not lease.orphaned and not lease.claim.demand.dedicated:
                 holder = lease.claim.requester.process
-                self.outbox.append(Send(holder, LeaseBroken(lease.number, process, cause)))
+                self.outbox.append(Send(holder, LeaseBroken(lease.number, process, cause, running)))
         self.requester_gone(process, now_s)
 
     def requester_gone(self, process: bytes, now_s: float) -> None:
@@ -212,12 +255,15 @@ class LeaseTable:
 
     def tick(self, now_s: float) -> None:
         """Take leases back for those who starve, say why others wait, stop idle workers."""
+        for (process, number), until_s in list(self._patient.items()):
+            if now_s >= until_s:
+                self._reject(process, number)
         self._dispatch(now_s)
         self._reclaim(now_s)
         if now_s >= self._report_at_s:
             self._report_at_s = now_s + REPORT_EVERY_S
             self._report(now_s)
-        self.pool.tick(now_s, lambda worker: not self._queue.is_waiting(worker.process))
+        self.pool.tick(now_s, self._may_stop)
 
     @property
     def has_periodic_work(self) -> bool:
@@ -249,6 +295,28 @@ class LeaseTable:
         begins_to_wait = list(claim.requests) == [number]
         if begins_to_wait or (claim.requests and now_s >= self._reclaim_at_s):
             self._reclaim(now_s)
+
+    def _add_forwarded(
+        self, process: bytes, number: int, key: DemandKey, count: int, is_patient: bool, now_s: float
+    ) -> None:
+        claim = self._queue.add(process, number, key, count, now_s)
+        claim.demand.fits_here = claim.demand.required.fits_into(self.ledger.total.units)
+        self._dispatch(now_s)
+        if not (is_patient and claim.demand.fits_here):
+            self._reject(process, number)
+        elif self._queue.left(process, number):
+            self._patient[process, number] = now_s + PATIENCE_S
+            self._reclaim(now_s)
+
+    def _reject(self, process: bytes, number: int) -> None:
+        self._patient.pop((process, number), None)
+        count = self._queue.left(process, number)
+        if count:
+            self._queue.cancel(process, number)
+            self.outbox.append(RejectRequest(process, number, count))
+
+    def _may_stop(self, worker: PooledWorker) -> bool:
+        return not self._queue.is_waiting(worker.process) and not self.is_submitter(worker.process)
 
     def _dispatch(self, now_s: float) -> None:
         while (claim := self._queue.next_claim(self.ledger, now_s)) is not None:
