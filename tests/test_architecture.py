@@ -61,7 +61,7 @@ def layer_of(name: str) -> str:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_a_package_imports_only_from_packages_below_it(path: Path) -> None:
     package = layer_of(path.relative_to(SOURCE).parts[0])
-    if package == "testing":
+    if package == "testing" or path.name == "cluster_utils.py":  # Ray's name for a part of testing
         return
     for module, line in imports_of(path):
         parts = module.split(".")

@@ -77,7 +77,9 @@ def init(
     Not needed on one machine: the first ``put``, ``get`` or remote call does it.
 
     Parameters:
-        address: None and "local" start a session on this machine; there are no clusters to connect to yet.
+        address: None and "local" start a session on this machine. "auto" connects to the node of a cluster that
+            `remora start` has started here, the path of its session's folder to that one. A join string starts a
+            node that belongs to this process and joins the cluster. None looks at `REMORA_ADDRESS` first.
         num_cpus: CPUs to give to tasks and actors; by default what affinity and cgroup leave to this process.
         num_gpus: GPUs to give to tasks and actors.
         resources: amounts of resources of your own, as ``{"disk": 1}``.
@@ -93,6 +95,7 @@ def init(
 
     Raises:
         RuntimeError: a session is running already, or this system is not Linux.
+        ConnectionError: there is no node to connect to, or the cluster refuses this one.
         TypeError, ValueError: an option is wrong or unknown.
 
     Example:
@@ -176,6 +179,11 @@ def _running() -> Runtime:
 
 def _start(options: InitOptions, is_local: bool) -> None:
     if is_local:
+        if options.address not in (None, "local"):
+            raise ValueError(
+                f"address={options.address!r} and local_mode=True exclude each other: local mode runs everything in this "
+                "process"
+            )
         from remora.processes.local_mode import LocalRuntime
 
         runtime.current = LocalRuntime(options)

@@ -141,16 +141,6 @@ def no_environment(name: str, value: Any) -> None:
         )
 
 
-def only_here(name: str, value: Any) -> None:
-    """Refuse the address of a cluster; "local" is a session on this machine."""
-    text(name, value)
-    if value != "local":
-        raise ValueError(
-            f"{name}={value!r}: clusters are not part of Remora yet, so there is nothing to connect to; leave the "
-            "option out to start a session on this machine"
-        )
-
-
 def check_options(
     kind: str,
     given: Mapping[str, Any],

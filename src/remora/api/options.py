@@ -57,7 +57,7 @@ _METHOD_CHECKS: dict[str, check.Check] = {
     "concurrency_group": check.text,
 }
 _INIT_CHECKS: dict[str, check.Check] = {
-    "address": check.only_here,
+    "address": check.text,
     "num_cpus": check.amount,
     "num_gpus": check.amount,
     "resources": check.mapping,

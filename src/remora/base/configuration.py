@@ -47,7 +47,8 @@ class ClusterConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     ``head_address`` is the ``host:port`` of the head's node, empty on that node itself. ``host`` is the address that
     the node listens at, empty for the one from which the head is reached. ``state`` is where the head keeps its state,
-    a folder or the URL of a database; empty for the session's folder.
+    a folder or the URL of a database; empty for the session's folder. ``is_shared``: drivers come and go, the node
+    does not end with the one that is connected.
     """
 
     credentials: ClusterCredentials
@@ -55,6 +56,7 @@ class ClusterConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     port: int = 0
     state: str = ""
+    is_shared: bool = True
 
     @property
     def is_head(self) -> bool:

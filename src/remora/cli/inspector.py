@@ -69,6 +69,22 @@ def ask(session: SessionRecord, question: Any, answer_class: type[Answer]) -> An
         ) from None
 
 
+def tell(directory: str, message: Any) -> None:
+    """Say something to the daemon of the session in *directory*.
+
+    Raises:
+        click.ClickException: it is not there.
+    """
+    try:
+        with connect_unix(f"{directory}/{DAEMON_SOCKET}", ANSWER_TIMEOUT_S) as sock:
+            send_hello(sock, "inspector")
+            for descriptor in receive_welcome(sock)[1]:
+                os.close(descriptor)
+            sock.sendall(encode_frame([message]))
+    except (OSError, RemoraError) as error:
+        raise click.ClickException(f"the node in {directory} cannot be reached: {error}") from None
+
+
 def _receive(sock: socket.socket, answer_class: type[Answer]) -> Answer:
     while True:
         (length,) = unpack_length(_receive_exactly(sock, HEADER_SIZE_BYTES), 0)

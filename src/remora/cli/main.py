@@ -11,6 +11,8 @@ import click
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("remora.cli.demo", "demo", "Find the most alike modules of Python's standard library."),
     "bench": ("remora.cli.bench.command", "bench", "Measure Remora, alone or against a peer."),
+    "start": ("remora.cli.start", "start", "Start a node of a cluster on this machine."),
+    "stop": ("remora.cli.start", "stop", "Stop the nodes of clusters on this machine."),
     "status": ("remora.cli.status", "status", "Show resources, tasks and store use of a running session."),
     "memory": ("remora.cli.memory", "memory", "Show every object, who holds it, and from which line."),
 }

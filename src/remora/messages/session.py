@@ -82,4 +82,10 @@ class WorkerOutput(msgspec.Struct, array_like=True, tag=7, frozen=True):
     """Of the worker's node, when that is not the driver's."""
 
 
-MESSAGES = (Hello, Welcome, Refused, Leaving, SessionEnded, JobEnvironment, WorkerOutput)
+class StopNode(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    """Inspector to daemon: leave the cluster in order, and end with everything that runs here."""
+
+    reason: str
+
+
+MESSAGES = (Hello, Welcome, Refused, Leaving, SessionEnded, JobEnvironment, WorkerOutput, StopNode)

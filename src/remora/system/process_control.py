@@ -72,11 +72,11 @@ def open_pidfd(pid: int) -> int:
         raise OSError(error.errno, message) from error
 
 
-def wait_ended(pidfd: int, timeout_s: float) -> bool:
-    """Wait until the process behind *pidfd* has ended, at most *timeout_s*; whether it has."""
+def wait_ended(pidfd: int, timeout_s: float | None) -> bool:
+    """Wait until the process behind *pidfd* has ended, at most *timeout_s* (None: for ever); whether it has."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(max(0, timeout_s) * 1000))
+    return bool(poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000))
 
 
 class ExitStatus(NamedTuple):

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from time import monotonic, sleep
 from typing import Self
 
 import msgspec
@@ -177,6 +178,20 @@ def running_sessions(base: str | None = None) -> list[SessionRecord]:
                     with open(path + LOCK_SUFFIX, "rb") as file:
                         records.append(msgspec.json.decode(file.read(), type=SessionRecord))
     return sorted(records, key=lambda record: record.started_at_s, reverse=True)
+
+
+def wait_removed(path: str, timeout_s: float) -> bool:
+    """Wait until nobody holds the lock of the session in *path* any more; false when *timeout_s* is over."""
+    deadline_s = monotonic() + timeout_s
+    while True:
+        try:
+            if not _is_locked(path + LOCK_SUFFIX):
+                return True
+        except FileNotFoundError:
+            return True
+        if monotonic() > deadline_s:
+            return False
+        sleep(0.01)  # a lock cannot be waited for with an end but by asking again
 
 
 def _session_paths(base: str) -> list[str]:

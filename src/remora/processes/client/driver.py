@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from types import FrameType
 from typing import Any
 
-from remora.base.errors import describe_exit
+from remora.base.errors import InternalError, describe_exit
 from remora.base.options import InitOptions
 from remora.messages.inspection import Nodes
-from remora.messages.session import JobEnvironment, Leaving, WorkerOutput
+from remora.messages.session import JobEnvironment, Leaving, Welcome, WorkerOutput
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
 from remora.system.handshake import connect_unix, receive_welcome, send_hello
 from remora.system.interrupts import raise_or_defer
 from remora.system.launch import LaunchedNode
+from remora.system.session_directory import DAEMON_SOCKET
 
 PRELOADABLE_MODULES = ("numpy", "pandas")
 """What workers are forked with when the driver has it; neither starts threads when it is imported."""
@@ -38,36 +40,59 @@ def join(node: LaunchedNode, options: InitOptions) -> DriverRuntime:
     except BaseException:
         node.end(0)
         raise
+    client = _make_client(daemon, welcome, descriptors, options)
+    client.describe_daemon_end = lambda: _describe_end(node)
+    return DriverRuntime(client, node)
+
+
+def join_running(directory: str, options: InitOptions) -> DriverRuntime:
+    """Connect this process to a node that runs without it.
+
+    Raises:
+        ConnectionError: it has ended just now, or refuses.
+    """
+    try:
+        daemon = connect_unix(f"{directory}/{DAEMON_SOCKET}")
+        send_hello(daemon, "driver")
+        welcome, descriptors = receive_welcome(daemon)
+    except (OSError, InternalError) as error:
+        raise ConnectionError(f"the node in {directory} cannot be joined: {error}") from error
+    return DriverRuntime(_make_client(daemon, welcome, descriptors, options), None)
+
+
+def _make_client(daemon: socket.socket, welcome: Welcome, descriptors: list[int], options: InitOptions) -> Client:
     client = Client(daemon, welcome, descriptors)
     client.on_message = lambda message: _on_message(client, message)
     client.on_output = print_output
-    client.late_publications.may_wait = True
-    client.describe_daemon_end = lambda: _describe_end(node)
+    client.late_publications.may_wait = not client.is_in_cluster
+    if client.is_in_cluster:
+        # Others use the same cluster: names of this job's actors are its own unless it wants them shared.
+        client.namespace = options.namespace or f"job-{client.process.hex()}"
     main_file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     client.send_to_daemon(
         JobEnvironment(
             [os.path.abspath(entry or os.getcwd()) for entry in sys.path],
             os.getcwd(),
             main_file,
-            welcome.namespace,
+            client.namespace,
             options.log_to_driver,
             [name for name in PRELOADABLE_MODULES if name in sys.modules],
         )
     )
     client.flush()
     client.leadership.start_io_thread()
-    return DriverRuntime(client, node)
+    return client
 
 
 class DriverRuntime(ClientRuntime):
-    """The runtime of a driver that started its own session."""
+    """The runtime of a driver; *node* is the one that it has started, if it has."""
 
-    def __init__(self, client: Client, node: LaunchedNode) -> None:
+    def __init__(self, client: Client, node: LaunchedNode | None) -> None:
         super().__init__(client)
         self._node = node
         self._handler = _install_interrupt_handler()
         ref_hooks.install(client)
-        fork_guard.watch(client, node.close_in_child)
+        fork_guard.watch(client, node.close_in_child if node is not None else lambda: None)
 
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
@@ -77,7 +102,8 @@ class DriverRuntime(ClientRuntime):
             client.flush()
         super().shutdown()
         fork_guard.forget()
-        self._node.end()
+        if self._node is not None:
+            self._node.end()
         ref_hooks.uninstall()
         if self._handler is not None and signal.getsignal(signal.SIGINT) is _on_interrupt:
             signal.signal(signal.SIGINT, self._handler)
@@ -99,7 +125,8 @@ def _on_message(client: Client, message: Any) -> bool:
 def print_output(message: WorkerOutput) -> None:
     """Show what a worker printed, each line with who printed it."""
     stream = sys.stderr if message.is_error else sys.stdout
-    prefix = f"({message.name} pid={message.pid}) "
+    where = f", node={message.node_address}" if message.node_address else ""
+    prefix = f"({message.name} pid={message.pid}{where}) "
     lines = [prefix + line.rstrip("\n") for line in message.lines]
     if message.dropped_lines:
         lines.insert(0, f"{prefix}[{message.dropped_lines} lines were dropped: printed faster than they are shown]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from remora.base.ids import ProcessId, make_process_id, short
@@ -33,6 +33,11 @@ class ConnectedProcesses:
 
     def __init__(self, node: int) -> None:
         self._node = node
+        self._node_id = make_process_id(node, 0)[:4]
+        self.send_elsewhere: Callable[[bytes, Any], None] = lambda to, message: None
+        """What is done with messages for other nodes (4 bytes) and their processes; a session alone has none."""
+        self.node_address = ""
+        """``host:port`` of this node in a cluster."""
         self._last_number = 0
         self._processes: dict[ProcessId, ConnectedProcess] = {}
         self._dirty: dict[ConnectedProcess, None] = {}
@@ -58,12 +63,18 @@ class ConnectedProcesses:
     def __iter__(self) -> Iterator[ConnectedProcess]:
         return iter(list(self._processes.values()))
 
+    def is_elsewhere(self, process: bytes) -> bool:
+        """Whether the process is, or was, one of another node."""
+        return process[:4] != self._node_id
+
     def send(self, process: bytes, message: Any) -> None:
         """Put a message for the process into its next frame; one that has gone gets nothing."""
         connected = self._processes.get(ProcessId(process))
         if connected is not None:
             connected.connection.outgoing.append(message)
             self._dirty[connected] = None
+        elif process[:4] != self._node_id:
+            self.send_elsewhere(process, message)
 
     def flush(self) -> None:
         """Write all frames."""

@@ -80,6 +80,7 @@ class NodeDaemon:
             self.reactor.register(configuration.descriptors.driver, self._on_driver_ended)
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._is_ending = False
+        self._is_shared = configuration.cluster is not None and configuration.cluster.is_shared
 
     # ------------------------------------------------------------------ the loop
 
@@ -251,7 +252,7 @@ class NodeDaemon:
         now_s = monotonic()
         self.actors.on_process_gone(connected.process)
         self.objects.process_ended(connected, now_s)
-        if self.configuration.descriptors.driver >= 0:
+        if self.configuration.descriptors.driver >= 0 and not self._is_shared:
             self._is_ending = True
             return
         self.workers.leases.requester_gone(connected.process, now_s)

@@ -94,13 +94,15 @@ class OutputForwarder:
 
     def _forward(self, worker: PrintingWorker, reader: WorkerOutputReader, is_error: bool) -> None:
         driver = self._processes.get(worker.job)
+        is_elsewhere = self._processes.is_elsewhere(worker.job)
         while reader.buffer.has_lines:
             if driver is not None and driver.connection.unsent_bytes > MAX_UNSENT_BYTES:
                 return
             lines, dropped = reader.buffer.take()
-            if driver is not None and self._is_wanted.get(worker.job, False):
+            if (driver is not None or is_elsewhere) and self._is_wanted.get(worker.job, False):
                 name = worker.name or self._slots.name(worker.slot) or "worker"
-                self._processes.send(worker.job, WorkerOutput(worker.pid, name, lines, is_error, dropped))
+                where = self._processes.node_address if is_elsewhere else ""
+                self._processes.send(worker.job, WorkerOutput(worker.pid, name, lines, is_error, dropped, where))
 
     def close(self) -> None:
         """Read and close everything."""

@@ -1,0 +1,200 @@
+"""Links to the daemons of other nodes: opened when there is something to say, closed when one side is dead.
+
+Each side always sends over the same stream: the first one that there was when it had something to say, its own or one
+that the other had opened. So messages of one direction stay in order although both may have opened one at once; not
+chosen: to agree on one of the two, which needs a refusal and a second look at everything that was sent meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from remora.base.credentials import ClusterCredentials
+from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
+from remora.messages.links import ForProcess, FromProcess
+from remora.system.network.stream import LINK, StreamRefused, open_stream
+from remora.system.reactor import Reactor
+
+
+class LinkHandler(Protocol):
+    """What the daemon does with what other nodes say."""
+
+    def on_node_message(self, node: NodeId, message: Any) -> None:
+        """Said by the daemon of the node."""
+
+    def on_message_from(self, node: NodeId, process: ProcessId, job: ProcessId, message: Any) -> None:
+        """Said by a process of the node."""
+
+    def on_message_for(self, node: NodeId, process: ProcessId, message: Any) -> None:
+        """Said by the daemon of the node to a process of this one."""
+
+    def on_link_broken(self, node: NodeId, error: Exception) -> None:
+        """The node says things that no daemon says, or refuses this one."""
+
+
+class Link:
+    """What there is of one other node. ``sending`` is set once; ``marker`` speaks of the next message."""
+
+    __slots__ = ("is_dirty", "marker", "node", "sending", "streams")
+
+    def __init__(self, node: NodeId) -> None:
+        self.node = node
+        self.sending: Any = None
+        self.streams: list[Any] = []
+        self.marker: dict[int, Any] = {}
+        self.is_dirty = False
+
+    def __repr__(self) -> str:
+        return f"<Link to node {short(self.node)}, {len(self.streams)} streams>"
+
+
+class Links:
+    """All links of this node."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        node: NodeId,
+        credentials: ClusterCredentials,
+        address_of: Callable[[NodeId], str | None],
+        handler: LinkHandler,
+    ) -> None:
+        self._reactor = reactor
+        self._self = _daemon_of(node)
+        self._credentials = credentials
+        self._address_of = address_of
+        self._handler = handler
+        self._links: dict[NodeId, Link] = {}
+        self._dead: set[NodeId] = set()
+        self._dirty: list[Link] = []
+
+    # ------------------------------------------------------------------ sending
+
+    def send(self, node: NodeId, message: Any) -> None:
+        """Say something to the daemon of the node; it leaves at :meth:`flush`. A dead node is told nothing."""
+        link = self._sending_link(node)
+        if link is not None:
+            link.sending.outgoing.append(message)
+            if not link.is_dirty:
+                link.is_dirty = True
+                self._dirty.append(link)
+
+    def send_from(self, node: NodeId, process: ProcessId, job: ProcessId, message: Any) -> None:
+        """Pass on what a process of this node says."""
+        self.send(node, FromProcess(process, job))
+        self.send(node, message)
+
+    def send_for(self, process: ProcessId, message: Any) -> None:
+        """Say something to a process of another node."""
+        node = node_of(process)
+        self.send(node, ForProcess(process))
+        self.send(node, message)
+
+    def flush(self) -> None:
+        """Write all frames."""
+        dirty = self._dirty
+        while dirty:
+            link = dirty.pop()
+            link.is_dirty = False
+            if link.sending is not None:
+                link.sending.flush()
+
+    def _sending_link(self, node: NodeId) -> Link | None:
+        if node in self._dead:
+            return None
+        link = self._link(node)
+        if link.sending is None:
+            if not link.streams:
+                address = self._address_of(node)
+                if address is None:
+                    return None  # it left before this node heard of it
+                self._take(link, self._open(node, address))
+            link.sending = link.streams[0]
+        return link
+
+    def _open(self, node: NodeId, address: str) -> Any:
+        target = _daemon_of(node)
+        return open_stream(
+            self._reactor, address, target, self._self, LINK, self._credentials, self._on_messages, self._on_closed
+        )
+
+    # ------------------------------------------------------------------ receiving
+
+    def accept(self, stream: Any, sender: bytes) -> None:
+        """The daemon of another node opened a stream."""
+        stream.on_messages = self._on_messages
+        self._take(self._link(node_of(sender)), stream)
+
+    def on_lost(self, stream: Any, error: Exception | None) -> None:
+        """A stream that was accepted has ended."""
+        self._on_closed(stream, error)
+
+    def _link(self, node: NodeId) -> Link:
+        link = self._links.get(node)
+        if link is None:
+            link = self._links[node] = Link(node)
+        return link
+
+    def _take(self, link: Link, stream: Any) -> None:
+        stream.peer = link
+        link.streams.append(stream)
+
+    def _on_messages(self, stream: Any, messages: list[Any]) -> None:
+        link: Link = stream.peer
+        if link.node in self._dead:
+            return
+        handler = self._handler
+        marker = link.marker.pop(id(stream), None)
+        try:
+            for message in messages:
+                kind = type(message)
+                if kind is ForProcess or kind is FromProcess:
+                    marker = message
+                elif marker is None:
+                    handler.on_node_message(link.node, message)
+                elif type(marker) is ForProcess:
+                    handler.on_message_for(link.node, ProcessId(marker.process), message)
+                    marker = None
+                else:
+                    handler.on_message_from(link.node, ProcessId(marker.process), ProcessId(marker.job), message)
+                    marker = None
+        except (ValueError, KeyError) as error:
+            self._handler.on_link_broken(link.node, error)
+            return
+        if marker is not None:
+            link.marker[id(stream)] = marker
+
+    def _on_closed(self, stream: Any, error: Exception | None) -> None:
+        link: Link | None = stream.peer
+        if link is None or stream not in link.streams:
+            return
+        link.streams.remove(stream)
+        link.marker.pop(id(stream), None)
+        if link.node not in self._dead and isinstance(error, StreamRefused):
+            self._handler.on_link_broken(link.node, error)
+        # A stream ends for good only when the other daemon is gone; what is said to it until the head has declared it
+        # dead goes nowhere.
+
+    # ------------------------------------------------------------------ ends
+
+    def node_dead(self, node: NodeId) -> None:
+        """The node was declared dead: nothing is sent to it or taken from it any more."""
+        self._dead.add(node)
+        link = self._links.pop(node, None)
+        if link is not None:
+            for stream in link.streams:
+                stream.close()
+
+    def linked_nodes(self) -> list[NodeId]:
+        """Nodes that this one has spoken with."""
+        return list(self._links)
+
+    def close(self) -> None:
+        """Close all streams."""
+        for node in self.linked_nodes():
+            self.node_dead(node)
+
+
+def _daemon_of(node: NodeId) -> ProcessId:
+    return make_process_id(int.from_bytes(node, "big"), 0)
