@@ -1,0 +1,517 @@
+"""Which objects this node brings in from others, in which order, and from where: a machine of the node daemon.
+
+A **pull** is one object on its way. Pulls are served by who waits (`get`, then task arguments, then prefetch), first
+come first served inside. One starts when its bytes fit into the bound on bytes in flight, or when nothing as urgent
+is in flight: so one object may always exceed the bound, and nothing starves behind something less urgent. Then it
+gets space, and its chunks are asked of the first of its sources that answers. Only one source at a time, since the
+home has chosen it so that readers form a chain; the others stand by.
+
+**A source that fails.** It may not have the object (then this pull never asks it again, unless ``sources_changed``
+names it anew), or its stream may break or stall: then the missing chunks are asked of the next source, and the broken
+one rests and comes last. What has come stays. When all sources have refused or died, or none has given a byte for
+``GIVE_UP_S``, the pull fails with the reasons of all. So every pull ends.
+
+**Space.** Chunks are written straight to where they belong, so the space of a pull that failed or was cancelled is
+released when the last chunk on its way has come or its stream is closed, not before.
+
+The shell calls :meth:`PullManager.assign` after each batch of calls, then carries out ``outbox`` in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from remora.base.ids import NodeId
+from remora.core.pull_records import (
+    AskSpace,
+    Chunk,
+    CloseStream,
+    Effect,
+    Failed,
+    Finished,
+    OpenStream,
+    Pull,
+    PullPurpose,
+    PullState,
+    ReleaseSpace,
+    RequestChunks,
+)
+from remora.core.pull_sources import CHUNK_BYTES, PullSource, PullStream
+
+STALL_S = 2.0
+"""A stream that was asked for something and has brought no byte for so long is closed."""
+IDLE_S = 10.0
+"""A stream that nothing was asked on for so long is closed."""
+GIVE_UP_S = 30.0
+"""A running pull that no source has given a byte for so long fails."""
+POLL_S = 0.25
+DEFAULT_LIMIT_BYTES = 256 << 20
+
+
+class PullManager:
+    """All pulls of one node.
+
+    Args:
+        limit_bytes: the bound on the bytes of objects that are being brought in.
+
+    Example:
+        >>> pulls = PullManager()
+        >>> number = pulls.start(object_id, writer, 100_000, [node], PullPurpose.GET, now_s=0.0)
+        >>> pulls.outbox
+        [AskSpace(pull=1, size_bytes=100000)]
+        >>> pulls.space_granted(number, now_s=0.0)
+        >>> pulls.assign(now_s=0.0)  # adds OpenStream and RequestChunks
+    """
+
+    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.outbox: list[Effect] = []
+        """In order. The shell takes what is in it, and leaves an empty list."""
+        self.limit_bytes = limit_bytes
+        self.in_flight_bytes = 0
+        """Of all pulls that asked for space and have not ended, and of those that ended and still have it."""
+        self._pulls: dict[int, Pull] = {}
+        self._by_key: dict[tuple[bytes, bytes], Pull] = {}
+        self._queued: tuple[dict[int, Pull], ...] = tuple({} for _ in PullPurpose)
+        self._in_flight = [0 for _ in PullPurpose]
+        self._sources: dict[NodeId, PullSource] = {}
+        self._hungry: dict[NodeId, None] = {}
+        self._parked: dict[int, Pull] = {}
+        self._last_pull = 0
+        self._last_stream = 0
+
+    def __repr__(self) -> str:
+        queued = sum(map(len, self._queued))
+        return (
+            f"<PullManager {queued} queued, {len(self._pulls) - queued} in flight with {self.in_flight_bytes} bytes, "
+            f"{list(self._sources.values())}>"
+        )
+
+    # ------------------------------------------------------------------ what the directory wants
+
+    def start(
+        self, id: bytes, writer: bytes, size_bytes: int, sources: Sequence[NodeId], purpose: PullPurpose, now_s: float
+    ) -> int:
+        """Bring the object here; the number of the pull, by which effects name it.
+
+        Raises:
+            ValueError: it is being pulled already.
+        """
+        if (id, writer) in self._by_key:
+            raise ValueError(f"{self._by_key[id, writer]!r} is running already")
+        self._last_pull += 1
+        pull = Pull(self._last_pull, id, writer, size_bytes, purpose, list(dict.fromkeys(sources)))
+        self._pulls[pull.number] = self._by_key[pull.key] = pull
+        self._queued[purpose][pull.number] = pull
+        self._admit(now_s)
+        return pull.number
+
+    def raise_priority(self, id: bytes, writer: bytes, purpose: PullPurpose, now_s: float) -> None:
+        """Somebody more urgent waits for it, too. Nothing changes when it was as urgent, or is not being pulled."""
+        pull = self._by_key.get((id, writer))
+        if pull is None or pull.purpose <= purpose:
+            return
+        if pull.state is PullState.QUEUED:
+            del self._queued[pull.purpose][pull.number]
+            self._queued[purpose][pull.number] = pull
+        else:
+            self._in_flight[pull.purpose] -= 1
+            self._in_flight[purpose] += 1
+            ready = self._sources[pull.source].ready if pull.source is not None else ()
+            if ready and ready[pull.purpose].pop(pull.number, None) is not None:
+                ready[purpose][pull.number] = pull
+        pull.purpose = purpose
+        self._admit(now_s)
+
+    def cancel(self, id: bytes, writer: bytes, now_s: float) -> None:
+        """Nobody waits for it any more. Nothing happens when it is not being pulled."""
+        pull = self._by_key.get((id, writer))
+        if pull is not None:
+            self._end(pull, now_s)
+
+    def sources_changed(self, id: bytes, writer: bytes, sources: Sequence[NodeId], now_s: float) -> None:
+        """The home names other sources, best first. One that refused and is named again is asked again."""
+        pull = self._by_key.get((id, writer))
+        if pull is None:
+            return
+        pull.sources = list(dict.fromkeys(sources))
+        for node in [node for node in pull.refused if node in pull.sources and not self._is_dead(node)]:
+            del pull.refused[node]
+        if pull.state is PullState.RUNNING and pull.source not in pull.sources:
+            self._choose_source(pull, now_s)
+
+    def node_dead(self, node: NodeId, now_s: float) -> None:
+        """The node was declared dead: nothing comes from it any more."""
+        source = self._source(node)
+        source.is_dead = True
+        for stream in source.streams.values():
+            self._close_stream(source, stream, "the node is dead")
+        for pull in [pull for pull in self._by_key.values() if node in pull.sources]:
+            pull.refused[node] = "it is dead"
+            if pull.source == node:
+                self._choose_source(pull, now_s)
+        self._forget_if_unused(source)
+
+    # ------------------------------------------------------------------ space
+
+    def space_granted(self, number: int, now_s: float) -> None:
+        """The answer to ``AskSpace``.
+
+        Raises:
+            KeyError, ValueError: the pull did not ask.
+        """
+        pull = self._asking(number)
+        pull.has_space = True
+        if pull.state is PullState.ENDED:
+            self._release_if_idle(pull, now_s)
+            return
+        pull.state = PullState.RUNNING
+        pull.progress_s = now_s
+        self._choose_source(pull, now_s)
+
+    def space_refused(self, number: int, reason: str, now_s: float) -> None:
+        """The other answer to ``AskSpace``.
+
+        Raises:
+            KeyError, ValueError: the pull did not ask.
+        """
+        pull = self._asking(number)
+        if pull.state is not PullState.ENDED:
+            self._fail(pull, None, reason, now_s)
+        self._forget(pull, now_s)
+
+    def fail(self, number: int, reason: str, now_s: float) -> None:
+        """The node itself cannot take the object, for example since the machine has no memory left."""
+        pull = self._pulls.get(number)
+        if pull is not None and pull.state is not PullState.ENDED:
+            self._fail(pull, None, reason, now_s)
+
+    # ------------------------------------------------------------------ what comes from the sources
+
+    def stream_progress(self, source: NodeId, stream: int, now_s: float, *, is_payload: bool) -> None:
+        """Bytes came on the stream: of an object, or only the word that the source is waiting for them itself."""
+        found = self._sources.get(source)
+        if found is None or stream not in found.streams:
+            return
+        found.streams[stream].progress_s = now_s
+        if is_payload:
+            self._pays(found, found.streams[stream], now_s)
+
+    def chunk_received(self, source: NodeId, stream: int, number: int, offset: int, now_s: float) -> None:
+        """The chunk lies where it belongs.
+
+        Raises:
+            KeyError, ValueError: it was not asked for there.
+        """
+        found = self._sources[source]
+        at = found.streams[stream]
+        size_bytes = at.answered(number, offset)
+        at.progress_s = now_s
+        found.breaks = 0
+        pull = self._answered(pull_number=number)
+        self._wake_source(found)
+        if pull.state is PullState.ENDED:
+            self._release_if_idle(pull, now_s)
+            return
+        pull.progress_s = now_s
+        pull.received += 1
+        pull.received_bytes += size_bytes
+        if not pull.outstanding and not pull.has_unasked():
+            self._finish(pull, now_s)
+
+    def chunk_refused(
+        self, source: NodeId, stream: int, number: int, offset: int, reason: str, now_s: float, *, is_final: bool
+    ) -> None:
+        """The source does not have the chunk: never (*is_final*), or it waited for it long enough.
+
+        Raises:
+            KeyError, ValueError: it was not asked for there.
+        """
+        found = self._sources[source]
+        at = found.streams[stream]
+        at.answered(number, offset)
+        at.progress_s = now_s
+        pull = self._answered(pull_number=number)
+        self._wake_source(found)
+        if pull.state is PullState.ENDED:
+            self._release_if_idle(pull, now_s)
+            return
+        pull.returned.append(offset)
+        if is_final:
+            pull.refused[source] = reason
+        else:
+            self._put_last(pull, source, reason)
+        self._leave(pull, source, now_s)
+
+    def stream_closed(self, source: NodeId, stream: int, reason: str, now_s: float) -> None:
+        """The stream has ended, and nothing is written any more of what was asked there.
+
+        Raises:
+            KeyError: it was not open.
+        """
+        found = self._sources[source]
+        closed = found.streams.pop(stream)
+        if closed.outstanding:
+            found.broke(now_s)
+        broken: dict[int, Pull] = {}
+        for number, offset in closed.outstanding:
+            pull = self._answered(pull_number=number)
+            pull.returned.append(offset)
+            broken[number] = pull
+        for pull in broken.values():
+            if pull.state is PullState.ENDED:
+                self._release_if_idle(pull, now_s)
+            else:
+                self._put_last(pull, source, reason)
+                self._leave(pull, source, now_s)
+        if broken:
+            for pull in found.all_ready():
+                self._choose_source(pull, now_s)
+        self._wake_source(found)
+        self._forget_if_unused(found)
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now_s: float) -> None:
+        """Close streams that stall or idle, give up pulls that get nothing, try sources that have rested."""
+        for source in list(self._sources.values()):
+            for stream in source.streams.values():
+                silent_s = now_s - stream.progress_s
+                if stream.outstanding and silent_s >= STALL_S:
+                    self._close_stream(source, stream, f"it sent no byte for {silent_s:.1f} s")
+                elif not stream.outstanding and silent_s >= IDLE_S:
+                    self._close_stream(source, stream, "it was not used")
+            self._wake_source(source)
+            self._forget_if_unused(source)
+        for pull in list(self._by_key.values()):
+            if pull.state is PullState.RUNNING and now_s - pull.progress_s >= GIVE_UP_S:
+                to_blame = pull.source or next(reversed(pull.broken), None)
+                self._fail(pull, to_blame, pull.reasons() or f"no byte came for {GIVE_UP_S:.0f} s", now_s)
+        for pull in list(self._parked.values()):
+            self._choose_source(pull, now_s)
+
+    @property
+    def has_periodic_work(self) -> bool:
+        """Whether :meth:`tick` is to be called, every ``POLL_S``."""
+        return bool(self._pulls) or any(source.streams for source in self._sources.values())
+
+    # ------------------------------------------------------------------ asking for chunks
+
+    def assign(self, now_s: float) -> None:
+        """Ask for as many chunks as the streams have room for. Once after a batch of other calls, since many in one
+        message are far cheaper than many messages."""
+        hungry, self._hungry = self._hungry, {}
+        for node in hungry:
+            source = self._sources.get(node)
+            if source is None or source.is_dead or source.rests_until_s > now_s:
+                continue
+            for stream in source.low_streams():
+                self._fill(source, stream, now_s)
+            while source.first_ready() is not None and source.wants_stream():
+                self._last_stream += 1
+                stream = source.streams[self._last_stream] = PullStream(self._last_stream, now_s)
+                self.outbox.append(OpenStream(node, stream.number))
+                self._fill(source, stream, now_s)
+
+    def _fill(self, source: PullSource, stream: PullStream, now_s: float) -> None:
+        chunks: list[Chunk] = []
+        if not stream.outstanding:
+            stream.progress_s = now_s
+        while (pull := source.first_ready()) is not None:
+            chunk = _next_chunk(pull)
+            if not stream.has_room(chunk.size_bytes):
+                break
+            _take(pull, chunk)
+            pull.outstanding += 1
+            stream.asked(chunk)
+            chunks.append(chunk)
+            if not pull.has_unasked():
+                del source.ready[pull.purpose][pull.number]
+        if chunks:
+            self.outbox.append(RequestChunks(source.node, stream.number, chunks))
+
+    def _pays(self, source: PullSource, stream: PullStream, now_s: float) -> None:
+        source.breaks = 0
+        for number, _ in stream.outstanding:
+            self._pulls[number].progress_s = now_s
+            return  # answers come in order: it is the first one
+
+    # ------------------------------------------------------------------ from queue to end
+
+    def _admit(self, now_s: float) -> None:
+        while (pull := self._first_queued()) is not None:
+            is_alone = not any(self._in_flight[: pull.purpose + 1])
+            if self.in_flight_bytes + pull.size_bytes > self.limit_bytes and not is_alone:
+                return
+            del self._queued[pull.purpose][pull.number]
+            pull.state = PullState.WAITING_FOR_SPACE
+            self.in_flight_bytes += pull.size_bytes
+            self._in_flight[pull.purpose] += 1
+            self.outbox.append(AskSpace(pull.number, pull.size_bytes))
+
+    def _first_queued(self) -> Pull | None:
+        for pulls in self._queued:
+            for pull in pulls.values():
+                return pull
+        return None
+
+    def _asking(self, number: int) -> Pull:
+        pull = self._pulls[number]
+        if pull.has_space or pull.state in (PullState.QUEUED, PullState.RUNNING):
+            raise ValueError(f"{pull!r} did not ask for space")
+        return pull
+
+    def _answered(self, pull_number: int) -> Pull:
+        pull = self._pulls[pull_number]
+        pull.outstanding -= 1
+        return pull
+
+    def _finish(self, pull: Pull, now_s: float) -> None:
+        self._unready(pull)
+        pull.state = PullState.ENDED
+        del self._by_key[pull.key]
+        self.outbox.append(Finished(pull.number))
+        self._forget(pull, now_s)
+
+    def _fail(self, pull: Pull, source: NodeId | None, reason: str, now_s: float) -> None:
+        self.outbox.append(Failed(pull.number, source, reason))
+        self._end(pull, now_s)
+
+    def _end(self, pull: Pull, now_s: float) -> None:
+        was_queued = pull.state is PullState.QUEUED
+        self._unready(pull)
+        del self._by_key[pull.key]
+        pull.state = PullState.ENDED
+        if was_queued:
+            del self._queued[pull.purpose][pull.number], self._pulls[pull.number]
+            self._admit(now_s)
+        elif pull.has_space:
+            self._release_if_idle(pull, now_s)
+
+    def _release_if_idle(self, pull: Pull, now_s: float) -> None:
+        if not pull.outstanding:
+            self.outbox.append(ReleaseSpace(pull.number))
+            self._forget(pull, now_s)
+
+    def _forget(self, pull: Pull, now_s: float) -> None:
+        """It was in flight and is over."""
+        del self._pulls[pull.number]
+        self.in_flight_bytes -= pull.size_bytes
+        self._in_flight[pull.purpose] -= 1
+        self._admit(now_s)
+
+    # ------------------------------------------------------------------ sources
+
+    def _source(self, node: NodeId) -> PullSource:
+        found = self._sources.get(node)
+        if found is None:
+            found = self._sources[node] = PullSource(node)
+        return found
+
+    def _is_dead(self, node: NodeId) -> bool:
+        return node in self._sources and self._sources[node].is_dead
+
+    def _leave(self, pull: Pull, source: NodeId, now_s: float) -> None:
+        """The source failed the pull; if that has gone elsewhere meanwhile, only the chunks are to be asked again."""
+        if pull.source in (source, None):
+            self._choose_source(pull, now_s)
+        else:
+            self._make_ready(pull)
+
+    def _put_last(self, pull: Pull, source: NodeId, reason: str) -> None:
+        pull.broken[source] = reason
+        if source in pull.sources:
+            pull.sources.remove(source)
+            pull.sources.append(source)
+
+    def _choose_source(self, pull: Pull, now_s: float) -> None:
+        """Ask the first source that may be asked; wait if all of them rest; fail if there is none."""
+        if pull.state is not PullState.RUNNING:
+            return
+        last = pull.source
+        self._unready(pull)
+        pull.source = None
+        for node in pull.sources:
+            if self._is_dead(node):
+                pull.refused.setdefault(node, "it is dead")
+        candidates = [node for node in pull.sources if node not in pull.refused]
+        if not candidates and not pull.outstanding:
+            to_blame = last or next(reversed(pull.refused), None)
+            self._fail(pull, to_blame, pull.reasons() or "no node is known to have it", now_s)
+            return
+        rested = (node for node in candidates if self._source(node).rests_until_s <= now_s)
+        pull.source = next(rested, None)
+        if pull.source is None:
+            self._parked[pull.number] = pull
+        else:
+            self._make_ready(pull)
+
+    def _make_ready(self, pull: Pull) -> None:
+        if pull.source is not None and pull.has_unasked():
+            source = self._source(pull.source)
+            source.ready[pull.purpose][pull.number] = pull
+            self._hungry[pull.source] = None
+
+    def _unready(self, pull: Pull) -> None:
+        self._parked.pop(pull.number, None)
+        if pull.source is not None and pull.source in self._sources:
+            self._sources[pull.source].ready[pull.purpose].pop(pull.number, None)
+
+    def _wake_source(self, source: PullSource) -> None:
+        if source.first_ready() is not None:
+            self._hungry[source.node] = None
+
+    def _close_stream(self, source: PullSource, stream: PullStream, reason: str) -> None:
+        if not stream.closing:
+            stream.closing = True
+            self.outbox.append(CloseStream(source.node, stream.number, reason))
+
+    def _forget_if_unused(self, source: PullSource) -> None:
+        """A source with nothing to remember; of a dead one it is remembered that it is dead: there are few."""
+        if not source.streams and source.first_ready() is None and not source.breaks and not source.is_dead:
+            self._sources.pop(source.node, None)
+
+    # ------------------------------------------------------------------ looking
+
+    def pulls(self) -> list[Pull]:
+        """All that have not ended, those that wait to start too."""
+        return list(self._by_key.values())
+
+    def pull(self, number: int) -> Pull | None:
+        """The pull of this number, if anything of it is left."""
+        return self._pulls.get(number)
+
+    def validate(self) -> None:
+        """Raise AssertionError when an invariant does not hold. Walks over everything."""
+        in_flight = [pull for pull in self._pulls.values() if pull.state is not PullState.QUEUED]
+        assert self.in_flight_bytes == sum(pull.size_bytes for pull in in_flight), repr(self)
+        for purpose in PullPurpose:
+            assert self._in_flight[purpose] == sum(pull.purpose == purpose for pull in in_flight), repr(self)
+        assert self._by_key == {p.key: p for p in self._pulls.values() if p.state is not PullState.ENDED}, repr(self)
+        outstanding: dict[int, int] = dict.fromkeys(self._pulls, 0)
+        for source in self._sources.values():
+            for stream in source.streams.values():
+                assert stream.outstanding_bytes == sum(stream.outstanding.values()), repr(stream)
+                for number, _ in stream.outstanding:
+                    outstanding[number] += 1
+        for pull in self._pulls.values():
+            assert pull.outstanding == outstanding[pull.number], repr(pull)
+            if pull.state is PullState.RUNNING:
+                is_ready = pull.source is not None and pull.number in self._sources[pull.source].ready[pull.purpose]
+                waits = is_ready or pull.number in self._parked
+                assert waits or pull.outstanding, f"{pull!r} waits for nothing"
+                assert not (is_ready and not pull.has_unasked()), f"{pull!r} has nothing to ask for"
+            elif pull.state is PullState.ENDED:
+                assert pull.outstanding or not pull.has_space, f"{pull!r} is over"
+
+
+def _next_chunk(pull: Pull) -> Chunk:
+    offset = pull.returned[-1] if pull.returned else pull.next_offset
+    return Chunk(pull.number, offset, min(CHUNK_BYTES, pull.size_bytes - offset))
+
+
+def _take(pull: Pull, chunk: Chunk) -> None:
+    """The chunk is asked for; an empty object is one chunk of nothing."""
+    if pull.returned:
+        pull.returned.pop()
+    else:
+        pull.next_offset += max(1, chunk.size_bytes)
