@@ -118,6 +118,10 @@ def init(
         **others,
     }
     options, is_local, ignore = init_options(given)
+    if is_local and address not in (None, "local"):
+        raise ValueError(
+            f"address={address!r} and local_mode=True exclude each other: local mode runs everything in this process"
+        )
     with _lock:
         if runtime.current is not None and not runtime.current.is_connected:
             shutdown()
@@ -179,11 +183,6 @@ def _running() -> Runtime:
 
 def _start(options: InitOptions, is_local: bool) -> None:
     if is_local:
-        if options.address not in (None, "local"):
-            raise ValueError(
-                f"address={options.address!r} and local_mode=True exclude each other: local mode runs everything in this "
-                "process"
-            )
         from remora.processes.local_mode import LocalRuntime
 
         runtime.current = LocalRuntime(options)

@@ -215,7 +215,7 @@ class Worker:
         """Arguments that lie on other nodes come while the call waits for its turn."""
         stored = [*task.values, task.stored] if task.stored is not None else task.values
         locations = [(argument.id, argument.value.location) for argument in stored if argument is not None]
-        ids = [id for id, location in locations if location is not None and location.node != self.client.node]
+        ids = [one for one, location in locations if location is not None and location.node != self.client.node]
         if ids:
             self.client.send_to_daemon(GetObjects(ids, AS_ARGUMENT))
 
