@@ -12,6 +12,8 @@ from remora.core.task_queue import TaskQueue
 from remora.messages.leases import CancelRequest, RequestLease
 
 _QUEUE_BITS = 24
+MANY_BYTES = 1 << 40
+"""Said of arguments that are worth going to another node for: the tasks of a queue differ in how many they have."""
 
 
 class LeaseRequests:
@@ -33,7 +35,8 @@ class LeaseRequests:
             queue.requests[request] = count
             queue.requested += count
             backlog = queue.backlog()
-            message = RequestLease(request, queue.resources, queue.strategy, queue.environment, count, backlog)
+            arguments = {queue.near: MANY_BYTES} if queue.near else {}
+            message = RequestLease(request, queue.resources, queue.strategy, queue.environment, count, backlog, arguments)
         queue.request_above = queue.requested * depth if queue.requested < self._limit else _NEVER
         return message
 

@@ -60,12 +60,17 @@ class Submission(Generic[R]):
         self._queue_of: dict[tuple[Any, ...], TaskQueue[R]] = {}
         self._workers: dict[int, LeasedWorker[R]] = {}
 
-    def shape(self, resources: Mapping[str, int], strategy: str = "", environment: str = "") -> TaskShape:
-        """A new shape, for one remote function with its options; keep it as long as the function."""
-        key = (frozenset(resources.items()), strategy, environment)
+    def shape(
+        self, resources: Mapping[str, int], strategy: str = "", environment: str = "", near: bytes = b""
+    ) -> TaskShape:
+        """A new shape, for one remote function with its options; keep it as long as the function.
+
+        *near* is the node where the large arguments of these tasks are; they get leases of their own.
+        """
+        key = (frozenset(resources.items()), strategy, environment, near)
         queue = self._queue_of.get(key)
         if queue is None:
-            queue = self._queue_of[key] = TaskQueue(len(self._queues), resources, strategy, environment)
+            queue = self._queue_of[key] = TaskQueue(len(self._queues), resources, strategy, environment, near)
             self._queues.append(queue)
         return TaskShape(queue)
 

@@ -157,11 +157,12 @@ class LeasedWorker(Generic[R]):
 
 
 class TaskQueue(Generic[R]):
-    """The tasks that can share workers: those of one job with equal resources, strategy and environment."""
+    """The tasks that can share workers: those of one job with equal resources, strategy, environment and place."""
 
     __slots__ = (
         "cancelled",
         "environment",
+        "near",
         "number",
         "open",
         "request_above",
@@ -173,8 +174,12 @@ class TaskQueue(Generic[R]):
         "workers",
     )
 
-    def __init__(self, number: int, resources: Mapping[str, int], strategy: str, environment: str) -> None:
+    def __init__(
+        self, number: int, resources: Mapping[str, int], strategy: str, environment: str, near: bytes = b""
+    ) -> None:
         self.number = number
+        self.near = near
+        """The node where the large arguments of these tasks are; empty when they have none."""
         self.resources = dict(resources)
         self.strategy = strategy
         self.environment = environment

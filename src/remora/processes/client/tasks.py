@@ -23,6 +23,7 @@ from remora.base.ids import ObjectId, ProcessId, node_of
 from remora.base.object_ref import FAILED, FIRST_FINISHED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
 from remora.base.runtime import Function, Refs
+from remora.core.node_choice import LOCALITY_BYTES
 from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
@@ -33,7 +34,7 @@ from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.values import FilledReturns, tell_waiters
+from remora.processes.client.values import ELSEWHERE, FilledReturns, tell_waiters
 from remora.serialization import serialize_system_error
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class TaskClient:
         with self._lock:
             if record.is_cancelled:
                 return  # while it waited for its arguments
+            if record.top_level and self._client.is_in_cluster:
+                self._go_near(record)
             record.is_submitted = True
             worker = self._submission.submit(record)
             if worker is None:
@@ -133,6 +136,25 @@ class TaskClient:
         elif not peer.is_dirty:
             self._peers.mark_dirty(peer)
             self._client.nudge()
+
+    def _go_near(self, record: PendingCall) -> None:
+        """Large arguments on another node: the task is better run there."""
+        bytes_at: dict[bytes, int] = {}
+        for argument in record.message.values:
+            location = argument.value.location
+            if location is not None and location.node != ELSEWHERE:
+                bytes_at[location.node] = bytes_at.get(location.node, 0) + location.size_bytes
+        here = bytes_at.get(self._client.node, 0)
+        near = max(bytes_at, key=lambda node: bytes_at[node], default=self._client.node)
+        if near == self._client.node or bytes_at[near] - here < LOCALITY_BYTES:
+            return
+        queue = record.shape.queue
+        if queue.near != near:
+            key = (record.shape, near)
+            shapes = record.function.shapes
+            if key not in shapes:
+                shapes[key] = self._submission.shape(queue.resources, queue.strategy, queue.environment, near)
+            record.shape = shapes[key]
 
     def _plan(self, function: Function, options: TaskOptions) -> CallPlan:
         functions = self._client.functions
