@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from remora.core.actor_registry import (
-    ActorRegistry,
+from remora.core.actor_effects import (
     CancelPlacement,
     CreationSettled,
     KillWorker,
@@ -19,6 +18,7 @@ from remora.core.actor_registry import (
     RequestPlacement,
     Send,
 )
+from remora.core.actor_registry import ActorRegistry
 from remora.messages.actors import (
     ALIVE,
     DEAD,

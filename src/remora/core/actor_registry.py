@@ -10,17 +10,26 @@ What met on the way is no error: a worker that was found for an actor that is de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from remora.base.ids import short
+from remora.core.actor import Actor, ActorRecord
+from remora.core.actor_effects import (
+    CancelPlacement,
+    CreationSettled,
+    Effect,
+    KillWorker,
+    ReleaseSpec,
+    RequestPlacement,
+    Send,
+)
 from remora.core.actor_names import ActorNameTable
+from remora.core.journal import Journal, NoJournal
 from remora.messages.actors import (
-    ACTOR_STATE_NAMES,
     ALIVE,
     DEAD,
-    PENDING_CREATION,
     RESTARTING,
     ActorConstructed,
     ActorFound,
@@ -35,106 +44,13 @@ from remora.messages.objects import Value
 REMEMBERED_DEAD = 1000
 """Dead actors of which no handle is left that are still known, so that late questions get a real answer."""
 
+ACTOR = "actor"
+ACTOR_SPEC = "actor_spec"
+DRAINING = "draining"
+"""Kinds of rows in the journal; the key of a draining one is its worker."""
 
-class Send(msgspec.Struct, frozen=True):
-    """Send the message to the process."""
-
-    process: bytes
-    message: ActorFound | ActorState | ConstructActor | EndActor
-
-
-class RequestPlacement(msgspec.Struct, frozen=True):
-    """Find a worker for the actor (``LeaseTable.request_actor``); tell ``placed`` or ``unplaceable``."""
-
-    actor: bytes
-    job: bytes
-    spec: ActorSpec
-
-
-class CancelPlacement(msgspec.Struct, frozen=True):
-    """The actor needs no worker any more (``LeaseTable.requester_gone``)."""
-
-    actor: bytes
-
-
-class KillWorker(msgspec.Struct, frozen=True):
-    """End the process at once."""
-
-    process: bytes
-
-
-class CreationSettled(msgspec.Struct, frozen=True):
-    """The creation object of the actor has its value: none, or the *error* of the constructor, or a *cause*."""
-
-    actor: bytes
-    error: Value | None
-    cause: str
-
-
-class ReleaseSpec(msgspec.Struct, frozen=True):
-    """The actor is dead for good: what its arguments hold may go."""
-
-    actor: bytes
-
-
-Effect = Send | RequestPlacement | CancelPlacement | KillWorker | CreationSettled | ReleaseSpec
-
-
-class Actor:
-    """What the registry knows of an actor."""
-
-    __slots__ = (
-        "detached",
-        "exiting",
-        "id",
-        "incarnation",
-        "is_settled",
-        "job",
-        "key",
-        "restarts",
-        "spec",
-        "state",
-        "subscribers",
-    )
-
-    def __init__(self, job: bytes, message: CreateActor) -> None:
-        self.id = message.actor
-        self.job = job
-        self.key = (message.namespace, message.name)
-        self.detached = message.detached
-        self.spec = message.spec
-        self.incarnation = 0
-        self.state = self.in_state(PENDING_CREATION)
-        """What subscribers were told last, with the worker also while that constructs the actor."""
-        self.restarts = 0
-        self.exiting = False
-        self.is_settled = False
-        self.subscribers: dict[bytes, None] = {}
-
-    @property
-    def can_restart(self) -> bool:
-        """Whether the death of its worker is not its own."""
-        return not self.exiting and (self.spec.max_restarts < 0 or self.restarts < self.spec.max_restarts)
-
-    def in_state(
-        self,
-        state: int,
-        worker: bytes = b"",
-        address: str = "",
-        slot: int = 0,
-        cause: str = "",
-        error: Value | None = None,
-    ) -> ActorState:
-        """The message that says that it is in this state."""
-        spec = self.spec
-        is_ordered = spec.max_concurrency == 1 and not spec.is_async
-        options = (is_ordered, spec.max_task_retries, spec.max_pending_calls)
-        return ActorState(self.id, state, self.incarnation, worker, address, slot, cause, error, *options)
-
-    def __repr__(self) -> str:
-        name = f" {self.key[1]!r}" if self.key[1] else ""
-        state = ACTOR_STATE_NAMES[self.state.state]
-        return f"<actor {short(self.id)}{name} ({self.spec.class_name}) {state}, worker {self.incarnation}>"
+NO_SPEC = ActorSpec(class_name="", pickled_class=b"", arguments=b"")
+"""Of an actor that is dead and forgotten, while its worker ends its last calls."""
 
 
 class ActorRegistry:
@@ -147,9 +63,10 @@ class ActorRegistry:
         [RequestPlacement(actor=..., job=..., spec=...)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
         self.outbox: list[Effect] = []
-        """In order. The daemon takes what is in it, and leaves an empty list."""
+        """In order. The shell takes what is in it, and leaves an empty list."""
+        self._journal = NoJournal() if journal is None else journal
         self._actors: dict[bytes, Actor] = {}
         self._names = ActorNameTable()
         self._by_worker: dict[bytes, Actor] = {}
@@ -173,7 +90,8 @@ class ActorRegistry:
         if holder is not None:
             self._answer_taken(process, message, self._actors[holder])
             return
-        actor = self._actors[message.actor] = Actor(job, message)
+        actor = self._actors[message.actor] = Actor.create(job, message)
+        self._journal.touch(ACTOR_SPEC, actor.id)
         if message.name:
             self._names.add(message.namespace, message.name, actor.id)
         if message.request:
@@ -192,6 +110,7 @@ class ActorRegistry:
             raise ValueError(f"{actor!r} has a worker")
         actor.incarnation += 1
         actor.state = msgspec.structs.replace(actor.state, worker=worker, address=address, slot=slot)
+        self._journal.touch(ACTOR, actor.id)
         self._by_worker[worker] = actor
         namespace, name = actor.key
         construct = ConstructActor(actor.id, actor.incarnation, actor.spec, name, namespace, gpu_ids)
@@ -229,10 +148,13 @@ class ActorRegistry:
             ValueError: the worker does not run this actor.
         """
         self._of_worker(worker, actor_id, incarnation).exiting = True
+        self._journal.touch(ACTOR, actor_id)
 
     def worker_died(self, worker: bytes, cause: str) -> None:
         """The process has ended; nothing happens when it was no actor's."""
-        self._draining.discard(worker)
+        if worker in self._draining:
+            self._draining.discard(worker)
+            self._journal.touch(DRAINING, worker)
         actor = self._by_worker.pop(worker, None)
         if actor is None or actor.state.state == DEAD:
             return
@@ -282,7 +204,7 @@ class ActorRegistry:
         actor = self._actors.get(actor_id)
         if actor is not None:
             self._subscribe(process, actor)
-            state = self._public_state(actor)
+            state = actor.public_state
         else:
             unknown = "no such actor is known: it ended long ago, or belongs to another session"
             state = self._remembered.get(actor_id) or ActorState(actor_id, DEAD, cause=unknown)
@@ -290,17 +212,27 @@ class ActorRegistry:
 
     def unsubscribe(self, process: bytes, actor_id: bytes) -> None:
         """The process has no handle any more."""
-        actor = self._actors.get(actor_id)
-        if actor is not None:
-            actor.subscribers.pop(process, None)
+        self._drop_subscriber(process, actor_id)
         self._subscriptions.get(process, {}).pop(actor_id, None)
 
     def process_gone(self, process: bytes) -> None:
         """It is subscribed to nothing any more. Its actors live as long as others have handles."""
         for actor_id in self._subscriptions.pop(process, {}):
-            actor = self._actors.get(actor_id)
-            if actor is not None:
-                actor.subscribers.pop(process, None)
+            self._drop_subscriber(process, actor_id)
+
+    def node_died(self, node: bytes, cause: str) -> None:
+        """No process of the node lives. An actor that a process of it created ends, too, unless it is detached.
+
+        Nobody counts the handles of such an actor any more, and so it could never end by itself.
+        """
+        for actor in [actor for actor in self._actors.values() if actor.id.startswith(node) and not actor.detached]:
+            if actor.state.state != DEAD:
+                self._end(actor, f"the node of the process that created it is gone: {cause}")
+            self._forget(actor)
+        for worker in [worker for worker in self._by_worker if worker.startswith(node)]:
+            self.worker_died(worker, cause)
+        for process in [process for process in self._subscriptions if process.startswith(node)]:
+            self.process_gone(process)
 
     def find(self, process: bytes, request: int, name: str, namespace: str) -> None:
         """Answer ``GetActor``."""
@@ -326,7 +258,7 @@ class ActorRegistry:
             self.outbox.append(
                 Send(process, ActorFound(message.request, holder.id, holder.spec.handle, False, holder.detached))
             )
-            self.outbox.append(Send(process, self._public_state(holder)))
+            self.outbox.append(Send(process, holder.public_state))
             return
         error = (
             f"the name {message.name!r} is taken in namespace {message.namespace!r} by {holder!r}; "
@@ -342,14 +274,18 @@ class ActorRegistry:
 
     def _subscribe(self, process: bytes, actor: Actor) -> None:
         actor.subscribers[process] = None
+        self._journal.touch(ACTOR, actor.id)
         self._subscriptions.setdefault(process, {})[actor.id] = None
 
-    def _public_state(self, actor: Actor) -> ActorState:
-        state = actor.state
-        return state if state.state == ALIVE else msgspec.structs.replace(state, worker=b"", address="", slot=0)
+    def _drop_subscriber(self, process: bytes, actor_id: bytes) -> None:
+        actor = self._actors.get(actor_id)
+        if actor is not None and process in actor.subscribers:
+            del actor.subscribers[process]
+            self._journal.touch(ACTOR, actor_id)
 
     def _tell(self, actor: Actor, state: ActorState) -> None:
         actor.state = state
+        self._journal.touch(ACTOR, actor.id)
         self.outbox.extend(Send(process, state) for process in actor.subscribers)
 
     def _settle(self, actor: Actor, error: Value | None, cause: str) -> None:
@@ -359,6 +295,7 @@ class ActorRegistry:
 
     def _drain(self, actor: Actor, worker: bytes) -> None:
         self._draining.add(worker)
+        self._journal.touch(DRAINING, worker)
         self.outbox.append(Send(worker, EndActor(actor.id)))
 
     def _end(self, actor: Actor, cause: str) -> None:
@@ -375,6 +312,7 @@ class ActorRegistry:
         actor.spec = msgspec.structs.replace(
             actor.spec, pickled_class=b"", arguments=b"", handle=b"", refs=(), values=(), stored=None
         )
+        self._journal.touch(ACTOR_SPEC, actor.id)
         if actor.detached:
             self._forget(actor)
 
@@ -382,9 +320,54 @@ class ActorRegistry:
         for process in actor.subscribers:
             self._subscriptions[process].pop(actor.id, None)
         del self._actors[actor.id]
+        self._journal.touch(ACTOR, actor.id)
+        self._journal.touch(ACTOR_SPEC, actor.id)
         self._remembered[actor.id] = actor.state
         if len(self._remembered) > REMEMBERED_DEAD:
-            del self._remembered[next(iter(self._remembered))]
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._journal.touch(ACTOR, oldest)
+
+    # ------------------------------------------------------------------ writing down
+
+    def record(self, actor_id: bytes) -> ActorRecord | None:
+        """What is to be written down of the actor, apart from its spec; None when it is not known any more."""
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            return actor.record()
+        state = self._remembered.get(actor_id)
+        return ActorRecord.of_forgotten(state) if state is not None else None
+
+    def spec(self, actor_id: bytes) -> ActorSpec | None:
+        """The spec to be written down."""
+        actor = self._actors.get(actor_id)
+        return actor.spec if actor is not None else None
+
+    def draining(self, worker: bytes) -> ActorRecord | None:
+        """The actor whose last calls the worker ends."""
+        return self._by_worker[worker].record() if worker in self._draining else None
+
+    def restore(
+        self, records: Iterable[ActorRecord], specs: dict[bytes, ActorSpec], draining: dict[bytes, ActorRecord]
+    ) -> None:
+        """Take over what was written down. To be called once, on an empty registry."""
+        for record in records:
+            if record.is_forgotten:
+                self._remembered[record.actor] = record.state
+            else:
+                self._restore(Actor.restore(record, specs[record.actor]))
+        for worker, record in draining.items():
+            self._by_worker[worker] = self._actors.get(record.actor) or Actor.restore(record, NO_SPEC)
+            self._draining.add(worker)
+
+    def _restore(self, actor: Actor) -> None:
+        self._actors[actor.id] = actor
+        if actor.key[1] and actor.state.state != DEAD:
+            self._names.add(*actor.key, actor.id)
+        if actor.state.worker:
+            self._by_worker[actor.state.worker] = actor
+        for process in actor.subscribers:
+            self._subscriptions.setdefault(process, {})[actor.id] = None
 
     def validate(self) -> None:
         """

@@ -4,8 +4,8 @@ A node has one stream to the head. Nearly everything on it is **counted**: each 
 it until the other confirms it (``Confirm``), and says it again from there when the head was restarted (``Rejoin``). The
 head confirms what it has written to its store, and writes down what it says before it says it; so both directions
 lose nothing and repeat nothing. A marker (``FromProcess``, ``ForProcess``) counts together with the message behind it.
-Not counted are the messages of joining, ``Confirm``, ``NodeLoad`` and ``ClusterView``: the last ones replace the ones
-before. Heartbeats have a connection of their own, which the node writes and reads in a thread of its own.
+Not counted are the messages of joining, ``Confirm``, ``NodeLoad`` and ``MembersChanged``: each of the last two replaces
+the one before. Heartbeats have a connection of their own, which the node writes and reads in a thread of its own.
 
 Amounts of resources are whole numbers of 1/10000. Processes are named by their ids, nodes by theirs, both as *bin*.
 """
@@ -28,10 +28,11 @@ KEY_LIST = 4
 """Answered with the ``keys`` that begin with ``key``, sorted."""
 
 
-class NodeView(msgspec.Struct, array_like=True, frozen=True):
+class MemberView(msgspec.Struct, array_like=True, frozen=True):
     """What all nodes know of one that lives. ``address`` is ``host:port`` of its daemon.
 
-    ``demand`` are the shapes of work that waits at the node for room anywhere in the cluster, with their counts.
+    ``queue_length`` counts the requests for workers that wait at the node; ``demand`` has their shapes, each with its
+    count.
     """
 
     node: bytes
@@ -40,6 +41,7 @@ class NodeView(msgspec.Struct, array_like=True, frozen=True):
     total: dict[str, int]
     available: dict[str, int]
     labels: dict[str, str] = {}
+    queue_length: int = 0
     demand: list[tuple[dict[str, int], int]] = []
     is_head_node: bool = False
 
@@ -80,7 +82,7 @@ class Joined(msgspec.Struct, array_like=True, tag=151, frozen=True):
     node: bytes
     cluster: bytes
     head_node: bytes
-    members: list[NodeView]
+    members: list[MemberView]
     departed: list[Departure]
     certificate: bytes = b""
     key: bytes = b""
@@ -105,7 +107,7 @@ class Rejoined(msgspec.Struct, array_like=True, tag=154, frozen=True):
     """Head to node: *received* of your counted messages are written down; say the later ones again. Mine follow."""
 
     received: int
-    members: list[NodeView]
+    members: list[MemberView]
     departed: list[Departure]
 
 
@@ -128,17 +130,18 @@ class NodeDead(msgspec.Struct, array_like=True, tag=157, frozen=True):
 
 
 class NodeLoad(msgspec.Struct, array_like=True, tag=158, frozen=True):
-    """Node to head, when it changed, at most every 50 ms: see ``NodeView``."""
+    """Node to head, when it changed, at most every 50 ms: see ``MemberView``."""
 
     total: dict[str, int]
     available: dict[str, int]
+    queue_length: int = 0
     demand: list[tuple[dict[str, int], int]] = []
 
 
-class ClusterView(msgspec.Struct, array_like=True, tag=159, frozen=True):
+class MembersChanged(msgspec.Struct, array_like=True, tag=159, frozen=True):
     """Head to nodes: the nodes that joined or changed since the last one."""
 
-    nodes: list[NodeView]
+    nodes: list[MemberView]
 
 
 class HeartbeatHello(msgspec.Struct, array_like=True, tag=160, frozen=True):
@@ -344,7 +347,7 @@ MESSAGES = (
     LeaveCluster,
     NodeDead,
     NodeLoad,
-    ClusterView,
+    MembersChanged,
     HeartbeatHello,
     Heartbeat,
     HeartbeatAnswer,
@@ -367,4 +370,4 @@ MESSAGES = (
     ActorStates,
 )
 
-UNCOUNTED = frozenset((JoinCluster, Joined, JoinRefused, Rejoin, Rejoined, Confirm, NodeLoad, ClusterView))
+UNCOUNTED = frozenset((JoinCluster, Joined, JoinRefused, Rejoin, Rejoined, Confirm, NodeLoad, MembersChanged))

@@ -6,7 +6,8 @@ from typing import Any
 
 from remora.base.ids import ObjectId, ProcessId
 from remora.base.resources import Resources
-from remora.core import actor_registry as registry_core
+from remora.core import actor_effects as effects_core
+from remora.core.actor_registry import ActorRegistry
 from remora.core.lease import ActorPlaced
 from remora.messages import actors as m
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
@@ -21,7 +22,7 @@ class ActorService:
         self._processes = processes
         self._workers = workers
         self._objects = objects
-        self.registry = registry_core.ActorRegistry()
+        self.registry = ActorRegistry()
         self._now_s = 0.0
         workers.on_placed = self._on_placed
         workers.on_unplaceable = self._on_unplaceable
@@ -89,12 +90,12 @@ class ActorService:
             for effect in effects:
                 self._do(effect)
 
-    def _do(self, effect: registry_core.Effect) -> None:
-        if isinstance(effect, registry_core.Send):
+    def _do(self, effect: effects_core.Effect) -> None:
+        if isinstance(effect, effects_core.Send):
             if isinstance(effect.message, m.ConstructActor):
                 self._workers.set_name(effect.process, effect.message.spec.class_name)
             self._processes.send(effect.process, effect.message)
-        elif isinstance(effect, registry_core.RequestPlacement):
+        elif isinstance(effect, effects_core.RequestPlacement):
             self._workers.leases.request_actor(
                 effect.actor,
                 effect.job,
@@ -105,10 +106,10 @@ class ActorService:
                 now_s=self._now_s,
             )
             self._workers.carry_out()
-        elif isinstance(effect, registry_core.CancelPlacement):
+        elif isinstance(effect, effects_core.CancelPlacement):
             self._workers.leases.requester_gone(effect.actor, self._now_s)
             self._workers.carry_out()
-        elif isinstance(effect, registry_core.KillWorker):
+        elif isinstance(effect, effects_core.KillWorker):
             self._workers.kill(effect.process)
         # CreationSettled and ReleaseSpec need nothing here: the creation object has its value from birth, and what
         # the arguments hold is contained in it.

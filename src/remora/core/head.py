@@ -1,0 +1,432 @@
+"""The head of a cluster as one machine: membership, jobs, actors, key-value, and the links to the nodes.
+
+The shell hands it what nodes say, the time, and what became of heartbeat connections. At the end of a turn the shell
+calls :meth:`Head.end_turn`, writes the changes down, and only then sends what is in the outbox. A head that is made
+from what was written down goes on where the one before it was (:meth:`Head.restore`).
+
+What one process said wrongly ends that process, not its node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from remora.base.ids import NODE_ID_SIZE_BYTES, make_process_id, node_of, short
+from remora.base.protocol_version import PROTOCOL_VERSION
+from remora.core import actor_effects
+from remora.core.actor_placement import ActorPlacer, Hopeless
+from remora.core.actor_registry import ActorRegistry
+from remora.core.cluster_view import ClusterView
+from remora.core.counted_link import split_units
+from remora.core.head_links import HeadLinks, ToNode
+from remora.core.head_reports import actor_reports, node_reports
+from remora.core.head_rows import read_rows, write_row
+from remora.core.jobs import JobTable
+from remora.core.journal import Change, Journal
+from remora.core.key_value import KeyValueTable
+from remora.core.membership import Membership, NodeDeparted, ViewChanged
+from remora.messages import actors, inspection
+from remora.messages import head as m
+from remora.messages.links import ForProcess, FromProcess, ProcessGone
+
+VIEW_INTERVAL_S = 0.1
+"""Changes of what nodes have are told together, at most so often; a new node is told at once."""
+
+MARKERS = frozenset((FromProcess, ForProcess))
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What makes this cluster this one. ``certificate`` and ``key`` are given to nodes that join.
+
+    ``python`` is the minor version that all processes have. ``epoch_s`` is the Unix time at 0 of the clock that
+    tells the head the time.
+    """
+
+    cluster: bytes
+    python: tuple[int, int]
+    first_number: int = 1
+    certificate: bytes = b""
+    key: bytes = b""
+    epoch_s: float = 0.0
+
+
+class Head:
+    """Everything that the head knows and decides."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._journal = Journal()
+        self.complaints: list[str] = []
+        """What nodes said that they should not have, for the log."""
+        self.membership = Membership(self._journal, identity.first_number)
+        self.links = HeadLinks(self._journal)
+        self.view = ClusterView()
+        self.jobs = JobTable(self._journal)
+        self.registry = ActorRegistry(self._journal)
+        self.placer = ActorPlacer(self._journal, self.view)
+        self.key_value = KeyValueTable(self._journal)
+        self._now_s = 0.0
+        self._changed_views: dict[bytes, m.MemberView] = {}
+        self._tell_views_at_s: float | None = None
+        self._views_told_s = -VIEW_INTERVAL_S
+
+    # ------------------------------------------------------------------ nodes come and go
+
+    def join(self, message: m.JoinCluster, now_s: float) -> m.Joined | m.JoinRefused:
+        """A daemon wants a node number; the answer."""
+        self._now_s = now_s
+        refusal = self._why_not(message)
+        if refusal:
+            return m.JoinRefused(refusal)
+        outcome = self.membership.join(message, now_s)
+        if isinstance(outcome, m.Departure):
+            refusal = self.membership.refusal(outcome.node, message.boot)
+            return m.JoinRefused(refusal, is_departed=True)
+        self.links.open(outcome.node)
+        self._carry_out()
+        identity = self._identity
+        return m.Joined(
+            outcome.node,
+            identity.cluster,
+            self.membership.head_node,
+            self.membership.views(),
+            self.membership.departures(),
+            identity.certificate,
+            identity.key,
+        )
+
+    def _why_not(self, message: m.JoinCluster) -> str:
+        if message.protocol != PROTOCOL_VERSION:
+            return (
+                f"the node at {message.address} speaks protocol {message.protocol}, and this cluster "
+                f"{PROTOCOL_VERSION}: install the same version of Remora on all machines"
+            )
+        theirs, ours = tuple(message.python), self._identity.python
+        if theirs != ours:
+            return (
+                f"the node at {message.address} runs Python {theirs[0]}.{theirs[1]}, and this cluster "
+                f"{ours[0]}.{ours[1]}: start the node with Python {ours[0]}.{ours[1]} (patch versions may differ)"
+            )
+        return ""
+
+    def rejoin(self, message: m.Rejoin, now_s: float) -> list[Any]:
+        """A member has made its stream anew; what it is to be told on it."""
+        self._now_s = now_s
+        node = message.node
+        refusal = self.membership.refusal(node, message.boot)
+        if refusal:
+            return [m.JoinRefused(refusal, is_departed=True)]
+        self.links.confirmed(node, message.received)
+        units = self.links.unconfirmed_after(node, message.received)
+        views, departed = self.membership.views(), self.membership.departures()
+        rejoined = m.Rejoined(self.links.received(node), views, departed)
+        return [rejoined, *(part for unit in units for part in unit)]
+
+    def heartbeat_opened(self, message: m.HeartbeatHello, now_s: float) -> str:
+        """A connection for heartbeats begins; why it is refused, or an empty text."""
+        refusal = self.membership.refusal(message.node, message.boot)
+        if not refusal:
+            self.membership.connected(message.node, now_s)
+        return refusal
+
+    def heartbeat(self, node: bytes, message: m.Heartbeat, now_s: float) -> m.HeartbeatAnswer:
+        """A sign of life; the answer."""
+        self._now_s = now_s
+        self.membership.heartbeat(node, message.stalled_s, now_s)
+        self._carry_out()
+        is_member = self.membership.is_member(node)
+        gone = "" if is_member else f"node {short(node)} was declared dead: {self.membership.departure(node).cause}"
+        return m.HeartbeatAnswer(message.number, gone)
+
+    def heartbeat_closed(self, node: bytes, now_s: float) -> None:
+        """The node's connection for heartbeats ended, and it has no other one."""
+        self.membership.disconnected(node, now_s)
+
+    def tick(self, now_s: float) -> None:
+        """Deaths by silence, actors that wait, and views that are due. To be called every ``VIEW_INTERVAL_S``."""
+        self._now_s = now_s
+        self.membership.tick(now_s)
+        self._carry_out()
+
+    # ------------------------------------------------------------------ what nodes say
+
+    def on_messages(self, node: bytes, messages: list[Any], now_s: float) -> None:
+        """A frame of a member's stream.
+
+        Raises:
+            ValueError: it is no frame that a node may send; its stream is of no use any more.
+        """
+        self._now_s = now_s
+        for unit in split_units(messages, MARKERS):
+            if not self.membership.is_member(node):
+                return
+            message = unit[-1]
+            if type(message) in m.UNCOUNTED:
+                self._on_uncounted(node, message)
+                continue
+            self.links.heard(node)
+            if len(unit) == 2:
+                self._on_process_message(unit[0], message)
+            else:
+                self._on_node_message(node, message)
+        self._carry_out()
+
+    def _on_uncounted(self, node: bytes, message: Any) -> None:
+        if isinstance(message, m.Confirm):
+            self.links.confirmed(node, message.received)
+        elif isinstance(message, m.NodeLoad):
+            self.membership.load(node, message)
+            self.placer.load_told(node)
+        else:
+            raise ValueError(f"node {short(node)} says {message!r} in the middle of its stream")
+
+    def _on_process_message(self, marker: FromProcess, message: Any) -> None:
+        process = marker.process
+        try:
+            self._dispatch(process, marker.job, message)
+        except ValueError as error:
+            self.complaints.append(str(error))
+            self.links.say(node_of(process), m.EndProcess(process, str(error)))
+
+    def _dispatch(self, process: bytes, job: bytes, message: Any) -> None:
+        registry = self.registry
+        kind = type(message)
+        if kind is actors.CreateActor:
+            registry.create(process, job, message)
+            if self.jobs.has_ended(job):
+                registry.job_ended(job)
+        elif kind is actors.GetActor:
+            registry.find(process, message.request, message.name, message.namespace)
+        elif kind is actors.SubscribeActor:
+            registry.subscribe(process, message.actor)
+        elif kind is actors.UnsubscribeActor:
+            registry.unsubscribe(process, message.actor)
+        elif kind is actors.KillActor:
+            registry.kill(message.actor, message.no_restart)
+        elif kind is actors.ActorConstructed:
+            registry.constructed(process, message)
+        elif kind is actors.ActorExiting:
+            registry.exiting(process, message.actor, message.incarnation)
+        else:
+            self.say_to(process, self._answer(message))
+
+    def _answer(self, message: Any) -> Any:
+        kind = type(message)
+        if kind is m.KeyValueRequest:
+            return self.key_value.answer(message)
+        if kind is actors.ListActors:
+            return actors.ActorNames(message.request, self.registry.names(message.namespace))
+        if kind is m.ListActorStates:
+            return m.ActorStates(message.request, actor_reports(self.registry, self.placer))
+        if kind is m.ListJobs:
+            return m.Jobs(message.request, self.jobs.reports())
+        if kind is inspection.GetNodes:
+            return inspection.Nodes(message.request, node_reports(self.membership))
+        raise ValueError(f"{message!r} is nothing that a process says to the head")
+
+    def _on_node_message(self, node: bytes, message: Any) -> None:
+        handler = self._node_handlers.get(type(message))
+        if handler is None:
+            self.complaints.append(f"node {short(node)} sent {message!r}, which no daemon says to the head")
+            return
+        try:
+            handler(self, node, message)
+        except ValueError as error:
+            self.complaints.append(f"node {short(node)}: {error}")
+
+    def _on_leave(self, node: bytes, message: m.LeaveCluster) -> None:
+        self.membership.leave(node, message.reason)
+
+    def _on_reachability(self, node: bytes, message: m.PeerReachability) -> None:
+        self.membership.reachability(node, message.node, message.is_reachable, self._now_s)
+
+    def _on_job_started(self, node: bytes, message: m.JobStarted) -> None:
+        self.jobs.started(message, self._unix_s)
+        self.placer.try_again()
+
+    def _on_job_ended(self, node: bytes, message: m.JobEnded) -> None:
+        self._end_job(message.job, message.cause)
+
+    def _on_placed(self, node: bytes, message: m.ActorPlaced) -> None:
+        if self.placer.placed(node, message.actor, message.attempt):
+            self.registry.placed(message.actor, message.worker, message.address, message.slot, message.gpu_ids)
+        else:
+            self.links.say(node, m.KillProcess(message.worker))
+
+    def _on_rejected(self, node: bytes, message: m.PlacementRejected) -> None:
+        if not message.is_final:
+            self.placer.rejected(node, message.actor, message.attempt, message.reason, self._now_s)
+        elif self.placer.give_up(node, message.actor, message.attempt):
+            self.registry.unplaceable(message.actor, message.reason)
+
+    def _on_handles_gone(self, node: bytes, message: m.ActorHandlesGone) -> None:
+        self.registry.handles_gone(message.actor)
+
+    def _on_process_ended(self, node: bytes, message: m.ProcessEnded) -> None:
+        self.registry.worker_died(message.process, message.cause)
+        self.registry.process_gone(message.process)
+
+    def _on_process_gone(self, node: bytes, message: ProcessGone) -> None:
+        self.registry.process_gone(message.process)
+
+    _node_handlers: dict[type, Callable[[Head, bytes, Any], None]] = {
+        m.LeaveCluster: _on_leave,
+        m.PeerReachability: _on_reachability,
+        m.JobStarted: _on_job_started,
+        m.JobEnded: _on_job_ended,
+        m.ActorPlaced: _on_placed,
+        m.PlacementRejected: _on_rejected,
+        m.ActorHandlesGone: _on_handles_gone,
+        m.ProcessEnded: _on_process_ended,
+        ProcessGone: _on_process_gone,
+    }
+
+    # ------------------------------------------------------------------ what follows from it
+
+    def say_to(self, process: bytes, message: Any) -> None:
+        """Say it to a process of any node."""
+        self.links.say(node_of(process), ForProcess(process), message)
+
+    def _carry_out(self) -> None:
+        """Empty the outboxes of the machines, which may fill each other's."""
+        while True:
+            for effect in _taken(self.membership.outbox):
+                if isinstance(effect, NodeDeparted):
+                    self._node_departed(effect.departure)
+                else:
+                    self._view_changed(effect)
+            for actor_effect in _taken(self.registry.outbox):
+                self._do(actor_effect)
+            self._place()
+            if not (self.membership.outbox or self.registry.outbox):
+                return
+
+    def _place(self) -> None:
+        self.placer.run(self.jobs.environment, self._now_s)
+        for effect in _taken(self.placer.outbox):
+            if isinstance(effect, Hopeless):
+                self.registry.unplaceable(effect.actor, effect.reason)
+            else:
+                self.links.say(effect.node, effect.message)
+
+    def _do(self, effect: actor_effects.Effect) -> None:
+        if isinstance(effect, actor_effects.Send):
+            self.say_to(effect.process, effect.message)
+        elif isinstance(effect, actor_effects.RequestPlacement):
+            try:
+                self.placer.request(effect.actor, effect.job, effect.spec)
+            except ValueError as error:
+                self.registry.unplaceable(effect.actor, str(error))
+        elif isinstance(effect, actor_effects.CancelPlacement):
+            self.placer.cancel(effect.actor)
+        elif isinstance(effect, actor_effects.KillWorker):
+            self.links.say(node_of(effect.process), m.KillProcess(effect.process))
+        # CreationSettled and ReleaseSpec need nothing here: the actor's home counts its creation object.
+
+    def _node_departed(self, departure: m.Departure) -> None:
+        node = departure.node
+        for member in self.links.nodes():
+            if member != node or departure.is_orderly:
+                self.links.say(member, m.NodeDead(departure))
+        self.links.close(node)
+        self._changed_views.pop(node, None)
+        self.view.died(node, departure.cause)
+        self.placer.node_died(node)
+        self.registry.node_died(node, f"node {short(node)} is gone: {departure.cause}")
+        for job in self.jobs.of_node(node):
+            self._end_job(job, f"the node of its driver is gone: {departure.cause}")
+
+    def _end_job(self, job: bytes, cause: str) -> None:
+        if self.jobs.ended(job, cause, self._unix_s):
+            self.registry.job_ended(job)
+            self.jobs.forget_oldest(actor.job for actor in self.registry.actors())
+            for node in self.links.nodes():
+                if node != node_of(job):  # which knows it
+                    self.links.say(node, m.JobEnded(job, cause))
+
+    def _view_changed(self, effect: ViewChanged) -> None:
+        view = effect.view
+        is_new = self.view.get(view.node) is None
+        self._report(view)
+        self._changed_views[view.node] = view
+        due_s = self._now_s if is_new else max(self._now_s, self._views_told_s + VIEW_INTERVAL_S)
+        self._tell_views_at_s = due_s if self._tell_views_at_s is None else min(due_s, self._tell_views_at_s)
+
+    def _report(self, view: m.MemberView) -> None:
+        self.view.report(
+            view.node,
+            address=view.address,
+            total=view.total,
+            available=view.available,
+            labels=view.labels,
+            queue_length=view.queue_length,
+            now_s=self._now_s,
+        )
+
+    def _tell_views(self) -> None:
+        if self._tell_views_at_s is None or self._now_s < self._tell_views_at_s:
+            return
+        self._tell_views_at_s = None
+        self._views_told_s = self._now_s
+        changed = m.MembersChanged(list(self._changed_views.values()))
+        self._changed_views.clear()
+        for node in self.links.nodes():
+            self.links.mention(node, changed)
+
+    @property
+    def _unix_s(self) -> float:
+        return self._identity.epoch_s + self._now_s
+
+    # ------------------------------------------------------------------ writing down
+
+    def end_turn(self) -> tuple[list[Change], list[ToNode]]:
+        """What is to be written down, and what is to be sent after that; both are taken."""
+        self._tell_views()
+        self.links.confirm()
+        changes = [Change(kind, key, write_row(self, kind, key)) for kind, key in self._journal.take()]
+        return changes, _taken(self.links.outbox)
+
+    def restore(self, rows: Iterable[tuple[str, bytes, bytes]], now_s: float) -> None:
+        """Take over what another head wrote down: ``(kind, key, value)`` in any order. To be called once, first.
+
+        Raises:
+            ValueError: a row is none of ours.
+        """
+        self._now_s = now_s
+        state = read_rows(rows)
+        self.membership.restore(state.members, state.last_number, now_s)
+        for view in self.membership.views():
+            self._report(view)
+        for departure in self.membership.departures():
+            self.view.died(departure.node, departure.cause)
+        self.jobs.restore(state.jobs)
+        self.registry.restore(state.actors, state.specs, state.draining)
+        self.placer.restore(state.placements, state.specs, state.last_attempt)
+        self.key_value.restore(state.values)
+        self.links.restore(state.links, state.said)
+
+    def validate(self) -> None:
+        """
+        Raises:
+            AssertionError: the machines do not agree.
+        """
+        for machine in (self.membership, self.links, self.jobs, self.registry, self.placer, self.view):
+            machine.validate()
+        assert set(self.links.nodes()) == {view.node for view in self.membership.views()}, f"{self!r}: links"
+
+    def __repr__(self) -> str:
+        return f"<Head {self.membership!r} {self.jobs!r} {self.registry!r} {self.placer!r}>"
+
+
+def daemon_of(node: bytes) -> bytes:
+    """The process id of a node's daemon."""
+    return make_process_id(int.from_bytes(node[:NODE_ID_SIZE_BYTES], "big"), 0)
+
+
+def _taken(outbox: list[Any]) -> list[Any]:
+    taken = outbox[:]
+    outbox.clear()
+    return taken
