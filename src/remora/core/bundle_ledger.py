@@ -2,7 +2,7 @@
 
 The manager of the groups speaks in attempts: it reserves the bundles of one attempt on several nodes, and when all
 nodes have said yes it commits them, else it returns them. A node takes all bundles of a reservation or none. What it
-is told twice it does once: after the manager was started again it says everything anew.
+is told twice it does once: a manager that was started again repeats itself.
 
 Returned bundles whose resources are in use are **draining**: their users are to be ended (``EndUsers``), and the node
 has the resources back when the last one has let go.
@@ -17,7 +17,6 @@ import msgspec
 from remora.base.bundle_names import parse_name
 from remora.base.resources import Resources
 from remora.core.resources_ledger import Bundle, ResourcesLedger
-from remora.messages.placement_groups import HeldBundles
 
 
 class EndUsers(msgspec.Struct, frozen=True):
@@ -126,14 +125,6 @@ class BundleLedger:
     def is_draining(self) -> bool:
         """Whether :meth:`settle` waits for something to end."""
         return bool(self._draining)
-
-    def held(self) -> list[HeldBundles]:
-        """What is reserved and committed here, for a manager that was started again."""
-        return [
-            HeldBundles(group, {index: self._attempts[group][index] for index in bundles}, committed)
-            for group, bundles in self._bundles.items()
-            for committed in [sorted(index for index, bundle in bundles.items() if bundle.units)]
-        ]
 
     def allocated(self) -> set[int]:
         """The identities of what bundles have taken of the node, for checks."""

@@ -172,12 +172,12 @@ class ResourcesLedger:
             raise ValueError(f"{bundle!r} was committed before")
         self._check_held(bundle.allocation)
         bundle.units = bundle_units(bundle.allocation.need.units, bundle.group, bundle.index)
+        self.total = self.total + Resources(bundle.units)
         for name, amount in bundle.units.items():
             self._free[name] = self._free.get(name, 0) + amount
             self._settle(name)
         if bundle.allocation.gpu_shares:
             self._gpus[bundle.name] = {index: units for _, index, units in bundle.allocation.gpu_shares}
-        self.total = self.total + Resources(bundle.units)
 
     def dissolve_bundle(self, bundle: Bundle) -> None:
         """Its names are no resources any more; who uses some of them has to be ended. Not committed: nothing happens.
@@ -200,9 +200,9 @@ class ResourcesLedger:
         free = self._free.get(name, 0)
         if free >= 0:
             self._owed.discard(name)
-        is_used = any(name in allocation.need.units for allocation in self._allocations.values())
-        if name not in self.total.units and not is_used:
-            self._free.pop(name, None)
+        if name in self.total.units or any(name in one.need.units for one in self._allocations.values()):
+            return
+        self._free.pop(name, None)
 
     # ------------------------------------------------------------------ looking
 

@@ -23,6 +23,17 @@ REMOVED = 3
 
 STATE_NAMES = {PENDING: "PENDING", CREATED: "CREATED", RESCHEDULING: "RESCHEDULING", REMOVED: "REMOVED"}
 
+UNPLACED = 0
+"""A bundle has no node."""
+RESERVING = 1
+"""Its node was asked to hold it."""
+HELD = 2
+"""Its node holds it; other nodes of the attempt have not answered."""
+COMMITTING = 3
+"""All nodes hold their bundles, and were told that they count."""
+IN_PLACE = 4
+"""It can be used."""
+
 RESERVED = 0
 """Answer to ``ReserveBundles``: they are held for the group."""
 REFUSED = 1
@@ -36,8 +47,9 @@ MISSING = 3
 class CreatePlacementGroup(msgspec.Struct, array_like=True, tag=190, frozen=True):
     """Process to daemon, daemon to head: reserve these bundles. Answered by ``PlacementGroups``, with an error or not.
 
-    ``strategy`` is PACK, SPREAD, STRICT_PACK or STRICT_SPREAD. ``selectors`` is empty or has for each bundle the labels
-    that its node must have. The group ends with its job unless it is ``detached``. The sender watches it.
+    ``strategy`` is PACK, SPREAD, STRICT_PACK or STRICT_SPREAD. ``selectors`` is empty or has for each bundle the text
+    of a scheduling strategy whose conditions on labels its node must meet. The group ends with its job unless it is
+    ``detached``. The sender watches it.
     """
 
     request: int
@@ -47,7 +59,7 @@ class CreatePlacementGroup(msgspec.Struct, array_like=True, tag=190, frozen=True
     name: str = ""
     namespace: str = ""
     detached: bool = False
-    selectors: list[dict[str, str]] = []
+    selectors: list[str] = []
 
 
 class RemovePlacementGroup(msgspec.Struct, array_like=True, tag=191, frozen=True):
@@ -72,8 +84,8 @@ class FindPlacementGroups(msgspec.Struct, array_like=True, tag=192, frozen=True)
 class PlacementGroupRow(msgspec.Struct, array_like=True, frozen=True):
     """All that is to be remembered of a group, which is what the head stores.
 
-    ``nodes`` has for each bundle the id of the node that was chosen for it, empty when there is none yet, and
-    ``attempts`` in which attempt.
+    For each bundle, ``nodes`` has the id of the node that was chosen for it, empty when there is none, ``attempts`` in
+    which attempt, and ``phases`` how far that has come. ``attempt`` is the last one.
     """
 
     group: bytes
@@ -83,10 +95,12 @@ class PlacementGroupRow(msgspec.Struct, array_like=True, frozen=True):
     name: str = ""
     namespace: str = ""
     detached: bool = False
-    selectors: list[dict[str, str]] = []
+    selectors: list[str] = []
     state: int = PENDING
+    attempt: int = 0
     nodes: list[bytes] = []
     attempts: list[int] = []
+    phases: list[int] = []
 
 
 class PlacementGroupReport(msgspec.Struct, array_like=True, frozen=True):
@@ -153,17 +167,6 @@ class BundlesAnswer(msgspec.Struct, array_like=True, tag=199, frozen=True):
     attempt: int
     outcome: int
     available: dict[str, int] = {}
-
-
-class HeldBundles(msgspec.Struct, array_like=True, frozen=True):
-    """Node to a manager that was started again: the bundles of one group that are there.
-
-    ``attempts`` says in which attempt each was reserved; ``committed`` are the indices of those in use.
-    """
-
-    group: bytes
-    attempts: dict[int, int]
-    committed: list[int] = []
 
 
 MESSAGES = (
