@@ -80,7 +80,8 @@ class Peers:
 
     def _open_stream(self, process: ProcessId, address: str, peer: Peer) -> Any:
         # It brings ssl, which a session on one machine never needs.
-        from remora.system.network.stream import CALLS, open_stream
+        from remora.system.network.preface import Purpose
+        from remora.system.network.stream import open_stream
 
         if self.credentials is None:
             raise ValueError(f"{peer!r} is on another node, and this session is in no cluster")
@@ -89,7 +90,7 @@ class Peers:
             address,
             process,
             self._own_process,
-            CALLS,
+            Purpose.CALLS,
             self.credentials,
             self._receive,
             self._lose,

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 from remora.base.credentials import ClusterCredentials
 from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
 from remora.messages.links import ForProcess, FromProcess
-from remora.system.network.stream import LINK, StreamRefused, open_stream
+from remora.system.network.preface import Purpose
+from remora.system.network.refusals import Refusal
+from remora.system.network.stream import Stream, StreamRefused, open_stream
 from remora.system.reactor import Reactor
 
 
@@ -40,8 +42,8 @@ class Link:
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
-        self.sending: Any = None
-        self.streams: list[Any] = []
+        self.sending: Stream | None = None
+        self.streams: list[Stream] = []
         self.marker: dict[int, Any] = {}
         self.is_dirty = False
 
@@ -113,22 +115,30 @@ class Links:
             link.sending = link.streams[0]
         return link
 
-    def _open(self, node: NodeId, address: str) -> Any:
+    def _open(self, node: NodeId, address: str) -> Stream:
         target = _daemon_of(node)
         return open_stream(
-            self._reactor, address, target, self._self, LINK, self._credentials, self._on_messages, self._on_closed
+            self._reactor,
+            address,
+            target,
+            self._self,
+            Purpose.LINK,
+            self._credentials,
+            self._on_messages,
+            self._on_closed,
         )
 
     # ------------------------------------------------------------------ receiving
 
-    def accept(self, stream: Any, sender: bytes) -> None:
+    def accept(self, stream: Stream, sender: bytes) -> None:
         """The daemon of another node opened a stream."""
+        node = node_of(sender)
+        if node in self._dead:
+            stream.refuse(Refusal.DECLARED_DEAD)
+            return
         stream.on_messages = self._on_messages
-        self._take(self._link(node_of(sender)), stream)
-
-    def on_lost(self, stream: Any, error: Exception | None) -> None:
-        """A stream that was accepted has ended."""
-        self._on_closed(stream, error)
+        stream.on_closed = self._on_closed
+        self._take(self._link(node), stream)
 
     def _link(self, node: NodeId) -> Link:
         link = self._links.get(node)
@@ -136,11 +146,11 @@ class Links:
             link = self._links[node] = Link(node)
         return link
 
-    def _take(self, link: Link, stream: Any) -> None:
+    def _take(self, link: Link, stream: Stream) -> None:
         stream.peer = link
         link.streams.append(stream)
 
-    def _on_messages(self, stream: Any, messages: list[Any]) -> None:
+    def _on_messages(self, stream: Stream, messages: list[Any]) -> None:
         link: Link = stream.peer
         if link.node in self._dead:
             return
@@ -165,7 +175,7 @@ class Links:
         if marker is not None:
             link.marker[id(stream)] = marker
 
-    def _on_closed(self, stream: Any, error: Exception | None) -> None:
+    def _on_closed(self, stream: Stream, error: Exception | None) -> None:
         link: Link | None = stream.peer
         if link is None or stream not in link.streams:
             return

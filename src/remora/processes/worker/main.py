@@ -97,7 +97,7 @@ class Worker:
 
         reactor = self.client.reactor
         path = os.path.join(configuration.session_directory, worker_sockets_name(configuration.worker_number))
-        acceptor = StreamAcceptor(reactor, credentials, self._on_stream, self._on_submitter_lost)
+        acceptor = StreamAcceptor(reactor, credentials, self._on_stream)
         self._receiver = SocketReceiver(path, reactor, acceptor.take)
 
     def run(self) -> None:
@@ -171,6 +171,7 @@ class Worker:
         submitter = Submitter(stream, ProcessId(sender))
         stream.peer = submitter
         stream.on_messages = self._on_messages
+        stream.on_closed = self._on_submitter_lost
         self._add_submitter(submitter)
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
