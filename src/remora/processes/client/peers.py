@@ -85,16 +85,11 @@ class Peers:
 
         if self.credentials is None:
             raise ValueError(f"{peer!r} is on another node, and this session is in no cluster")
+        # A stream is used just as a connection is.
+        receive: Any = self._receive
+        lose: Any = self._lose
         return open_stream(
-            self._reactor,
-            address,
-            process,
-            self._own_process,
-            Purpose.CALLS,
-            self.credentials,
-            self._receive,
-            self._lose,
-            peer,
+            self._reactor, address, process, self._own_process, Purpose.CALLS, self.credentials, receive, lose, peer
         )
 
     def mark_dirty(self, peer: Peer) -> None:

@@ -76,7 +76,7 @@ class Links:
     def send(self, node: NodeId, message: Any) -> None:
         """Say something to the daemon of the node; it leaves at :meth:`flush`. A dead node is told nothing."""
         link = self._sending_link(node)
-        if link is not None:
+        if link is not None and link.sending is not None:
             link.sending.outgoing.append(message)
             if not link.is_dirty:
                 link.is_dirty = True
