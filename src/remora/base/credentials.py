@@ -1,16 +1,19 @@
-"""What a process needs to open and to accept connections between the nodes of a cluster."""
+"""What a process needs to talk to the nodes of a cluster, and to tell them from anybody else."""
 
 from __future__ import annotations
 
 import msgspec
 
+SECRET_SIZE_BYTES = 32
+FINGERPRINT_SIZE_BYTES = 32
+
 
 class ClusterCredentials(msgspec.Struct, frozen=True, array_like=True):
-    """The secret that all members know, and the certificate of the cluster.
+    """The secret of a cluster, and the certificate by which its nodes are known.
 
-    ``fingerprint`` is the SHA-256 of the certificate (DER). ``encrypt`` is false in clusters on trusted networks, which
-    send everything in the clear after the proof of the secret. The paths are those of certificate and private key
-    (PEM) on this node, for who accepts connections; empty elsewhere.
+    ``fingerprint`` is the SHA-256 of the certificate's DER form; of a cluster that does not encrypt, 32 bytes made from
+    the secret. ``certificate_path`` and ``key_path`` name PEM files, which only those who accept connections need;
+    they are empty at a process that only opens them. Made by :mod:`remora.system.certificates`.
     """
 
     secret: bytes
@@ -25,4 +28,5 @@ class ClusterCredentials(msgspec.Struct, frozen=True, array_like=True):
         return int.from_bytes(self.fingerprint[:4], "big")
 
     def __repr__(self) -> str:
-        return f"<ClusterCredentials {self.fingerprint[:4].hex()}{'' if self.encrypt else ', in the clear'}>"
+        """Without the secret: credentials are in the state of many objects, whose reprs end in logs."""
+        return f"<ClusterCredentials {self.fingerprint[:4].hex()} {'TLS' if self.encrypt else 'clear'}>"

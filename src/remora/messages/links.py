@@ -18,11 +18,13 @@ class StreamHello(msgspec.Struct, array_like=True, tag=130, frozen=True):
     """First frame of each side of every connection: *received* frames of the stream were handled here.
 
     ``stream`` are 16 bytes that the opener chose, ``sender`` is its process id (``node.0`` is a daemon).
+    ``resumes``: the opener has had an answer before, so an acceptor that does not know the stream has given it up.
     """
 
     stream: bytes
     received: int
     sender: bytes
+    resumes: bool = False
 
 
 class StreamAck(msgspec.Struct, array_like=True, tag=131, frozen=True):
@@ -32,9 +34,9 @@ class StreamAck(msgspec.Struct, array_like=True, tag=131, frozen=True):
 
 
 class StreamEnd(msgspec.Struct, array_like=True, tag=132, frozen=True):
-    """The sender is done with the stream, and will not open it again; ``reason`` is empty at an orderly end."""
+    """The sender is done with the stream: at an orderly end ``code`` is 0, else it says why the stream was refused."""
 
-    reason: str = ""
+    code: int = 0
 
 
 class ForProcess(msgspec.Struct, array_like=True, tag=133, frozen=True):

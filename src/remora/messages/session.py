@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.base.credentials import ClusterCredentials
-
-PROTOCOL_VERSION = 1
+from remora.base.protocol_version import PROTOCOL_VERSION as PROTOCOL_VERSION
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True):

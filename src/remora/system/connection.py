@@ -115,6 +115,21 @@ class Connection:
             finally:
                 self._write_lock.release()
 
+    def write(self, frame: bytearray) -> None:
+        """Write a frame that was encoded elsewhere, after all that was flushed before. For streams that keep frames."""
+        with self._write_lock:
+            if self.closed:
+                return
+            if self._backlog:
+                self._enqueue(memoryview(frame))
+            else:
+                self._write(frame)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the socket takes nothing more for now; what is flushed meanwhile stays in ``outgoing``."""
+        return self._blocked
+
     def _write(self, frame: bytearray) -> None:
         try:
             written = self._socket.send(frame)

@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from remora.system.interrupts import check_before_blocking, interruptible, pending
+
+if TYPE_CHECKING:
+    from remora.system.timers import Timer, Timers
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP
 WRITABLE = select.EPOLLOUT
@@ -25,6 +31,8 @@ class Reactor:
         self._epoll = select.epoll()
         self._on_event: dict[int, Callable[[int], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._timers: Timers | None = None
+        self._timers_lock = threading.Lock()
         self.closed = False
         self.register(self._wake_fd, self._on_wake)
 
@@ -45,6 +53,18 @@ class Reactor:
         """Forget *fd*; to be called before it is closed."""
         if self._on_event.pop(fd, None) is not None and not self.closed:
             self._epoll.unregister(fd)
+
+    def call_after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Have whoever polls call *callback* in *delay_s*; from any thread. ``cancel()`` the result to prevent it."""
+        with self._timers_lock:
+            timers = self._timers
+            if timers is None:
+                # Late: only streams between nodes need timers, and ctypes costs every other process its import.
+                from remora.system.timers import Timers
+
+                self._timers = timers = Timers()
+                self.register(timers.fd, timers.on_event)
+        return timers.call_at(monotonic() + delay_s, callback)
 
     def poll(self, timeout_s: float = -1) -> int:
         """Wait at most *timeout_s* (negative: for ever) and serve what is ready; how many descriptors were."""
@@ -85,4 +105,6 @@ class Reactor:
             self.closed = True
             self._on_event.clear()
             self._epoll.close()
+            if self._timers is not None:
+                self._timers.close()
             os.close(self._wake_fd)

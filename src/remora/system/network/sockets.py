@@ -1,0 +1,84 @@
+"""TCP sockets as streams between nodes need them."""
+
+from __future__ import annotations
+
+import socket
+
+from remora.base.network_address import join_address
+
+KEEPALIVE_IDLE_S = 3
+KEEPALIVE_INTERVAL_S = 1
+KEEPALIVE_PROBES = 4
+SILENCE_TIMEOUT_S = 6.0
+"""A peer whose machine answers nothing for so long has a broken connection."""
+LISTEN_BACKLOG = 4096
+
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+def tune(sock: socket.socket) -> None:
+    """Send small messages at once, and notice a silent peer within :data:`SILENCE_TIMEOUT_S` and an interval."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_TIMEOUT_S * 1000))
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A non-blocking listening socket. An empty *host* means all addresses, *port* 0 any free port.
+
+    Raises:
+        OSError: the port is taken, or the host is no address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(LISTEN_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def numeric_address(host: str, port: int) -> SocketAddress | None:
+    """What to connect to when *host* is an IP address; None when it is a name that has to be looked up."""
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)[0]
+    except socket.gaierror:
+        return None
+
+
+def look_up(host: str, port: int) -> list[SocketAddress]:
+    """All that *host* stands for. Blocks for as long as the name service takes.
+
+    Raises:
+        OSError: there is no such host.
+    """
+    return _look_up(host, port, 0)
+
+
+def _look_up(host: str, port: int, flags: int) -> list[SocketAddress]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
+
+
+def peer_host(sock: socket.socket) -> str:
+    """The peer's IP address; ``?`` when it has left already."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return "?"
+
+
+def peer_address(sock: socket.socket) -> str:
+    """The peer's address with its port; ``?`` when it has left already."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:
+        return "?"
+    return join_address(str(host), port)

@@ -1,0 +1,79 @@
+"""The byte streams below a :class:`~remora.system.network.stream_link.StreamLink`, in the clear.
+
+A transport looks like the non-blocking socket that a ``Connection`` expects, and keeps what a stream has to know: how
+many bytes came, and the first error of a write. Linux reports a reset once: if a write has got the error, the next read
+returns an end of file, as after an orderly end.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol
+
+
+class Transport(Protocol):
+    """What a handshake ends with."""
+
+    failure: OSError | None
+    received_bytes: int
+
+    def fileno(self) -> int: ...
+    def setblocking(self, flag: bool) -> None: ...
+    def send(self, data: Any) -> int: ...
+    def recv_into(self, view: memoryview) -> int: ...
+    def pending(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class ClearTransport:
+    """A plain TCP socket."""
+
+    __slots__ = ("_socket", "failure", "received_bytes")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self.failure: OSError | None = None
+        self.received_bytes = 0
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        """Part of the interface; a transport never blocks."""
+        assert not flag
+
+    def send(self, data: Any) -> int:
+        """How much of *data* the kernel took.
+
+        Raises:
+            BlockingIOError: nothing.
+            OSError: the connection is broken, or the peer has closed.
+        """
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def recv_into(self, view: memoryview) -> int:
+        """How many bytes came; 0 is an end of file.
+
+        Raises:
+            BlockingIOError: none.
+            OSError: the connection is broken.
+        """
+        received = self._socket.recv_into(view)
+        self.received_bytes += received
+        return received
+
+    def pending(self) -> int:
+        """How many bytes are here that no descriptor tells of."""
+        return 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
