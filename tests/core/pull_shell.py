@@ -15,6 +15,7 @@ from remora.core.pull_records import (
     PullPurpose,
     ReleaseSpace,
     RequestChunks,
+    SourceFailed,
 )
 from remora.core.pulls import PullManager
 
@@ -40,7 +41,8 @@ class PullShell:
         self.streams: dict[tuple[NodeId, int], deque[Chunk]] = {}
         self.closing: dict[tuple[NodeId, int], str] = {}
         self.finished: list[int] = []
-        self.failed: dict[int, Failed] = {}
+        self.failed: dict[int, str] = {}
+        self.failed_sources: list[SourceFailed] = []
         self.asked_order: list[int] = []
         self.admitted: list[int] = []
 
@@ -85,9 +87,12 @@ class PullShell:
         elif isinstance(effect, Finished):
             assert_covers(self.space.pop(effect.pull), self.sizes[effect.pull])
             self.finished.append(effect.pull)
+        elif isinstance(effect, SourceFailed):
+            assert effect.pull not in self.failed
+            self.failed_sources.append(effect)
         else:
             assert isinstance(effect, Failed)
-            self.failed[effect.pull] = effect
+            self.failed[effect.pull] = effect.reason
 
     def grant(self, pull: int) -> None:
         del self.asking[pull]

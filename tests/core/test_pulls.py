@@ -150,21 +150,38 @@ def test_a_source_without_the_object_is_replaced_by_the_next() -> None:
     assert shell.finished == [pull]
 
 
-def test_a_pull_that_every_source_refused_fails_with_all_reasons() -> None:
+def test_each_source_that_refused_is_told_and_without_new_ones_the_pull_fails_with_all_reasons() -> None:
     shell = PullShell(NO_LIMIT)
     pull = shell.start(1, SMALL, [A, B])
-    for _ in range(2):
+    for source in (A, B):
         shell.refuse(*shell.busy()[0])
         shell.run()
-    assert shell.failed[pull].source == B
-    assert shell.failed[pull].reason == "node 1: it is not here; node 2: it is not here"
+        assert shell.failed_sources[-1] == (pull, source, "it is not here")
+    shell.tick(GIVE_UP_S - 1)
+    assert not shell.failed
+    shell.tick(1)
+    assert shell.failed == {pull: "node 1: it is not here; node 2: it is not here"}
     assert not shell.space
 
 
-def test_a_pull_without_any_source_fails() -> None:
+def test_a_pull_whose_sources_failed_goes_on_with_new_ones_and_keeps_what_came() -> None:
+    shell = PullShell(NO_LIMIT)
+    pull = shell.start(1, 2 * CHUNK_BYTES, [A])
+    shell.answer(*shell.busy()[0])
+    shell.refuse(*shell.busy()[0])
+    shell.run()
+    shell.pulls.sources_changed(object_id(1), WRITER, [B], shell.now_s)
+    shell.asked_order.clear()
+    shell.run()
+    assert shell.asked_order == [pull]
+    shell.finish_all()
+    assert shell.finished == [pull]
+
+
+def test_a_pull_without_any_source_fails_at_once() -> None:
     shell = PullShell(NO_LIMIT)
     pull = shell.start(1, SMALL, [])
-    assert shell.failed[pull].source is None
+    assert shell.failed == {pull: "no node is known to have it"}
 
 
 def test_a_stalled_source_is_replaced_and_what_came_stays() -> None:
@@ -197,11 +214,11 @@ def test_a_source_that_only_says_that_it_waits_is_not_stalled_but_given_up_in_th
     shell = PullShell(NO_LIMIT)
     pull = shell.start(1, 1, [A])
     started_s = shell.now_s
-    while pull not in shell.failed and shell.now_s < started_s + 2 * GIVE_UP_S:
+    while pull not in shell.failed and shell.now_s < started_s + 3 * GIVE_UP_S:
         shell.pulls.stream_progress(*shell.busy()[0], shell.now_s, is_payload=False)
         shell.tick(STALL_S / 2)
-    assert shell.now_s == started_s + GIVE_UP_S
-    assert shell.failed[pull].source == A
+    assert shell.failed_sources == [(pull, A, "it gave no byte for 30 s")]
+    assert shell.now_s == started_s + 2 * GIVE_UP_S
     assert shell.space, "the chunk may still come"
     shell.close(*shell.busy()[0])
     shell.run()
@@ -229,7 +246,8 @@ def test_a_pull_whose_only_source_always_breaks_is_given_up() -> None:
             attempts += 1
             shell.close(*at, "connection refused")
         shell.tick(0.25)
-    assert shell.failed[pull] == (pull, A, "node 1: connection refused")
+    assert shell.failed_sources == [(pull, A, "connection refused")]
+    assert shell.failed[pull] == "node 1: connection refused"
     assert 10 < attempts < 40
 
 
@@ -245,7 +263,8 @@ def test_a_dead_node_is_left_at_once_and_never_asked_again() -> None:
     shell.finish_all()
     later = shell.start(2, SMALL, [A])
     assert shell.finished == [pull]
-    assert "dead" in shell.failed[later].reason
+    assert shell.failed_sources == [(pull, A, "it is dead"), (later, A, "it is dead")]
+    assert not shell.busy()
 
 
 def test_new_sources_are_used_and_one_that_refused_may_be_named_again() -> None:
@@ -302,7 +321,7 @@ def test_a_pull_without_space_fails_and_blames_no_source() -> None:
     pull = shell.start(1, SMALL, [A])
     shell.pulls.space_refused(pull, "the store is full", shell.now_s)
     shell.run()
-    assert shell.failed[pull] == (pull, None, "the store is full")
+    assert shell.failed == {pull: "the store is full"}
 
 
 def test_an_idle_stream_is_closed_and_an_old_one_in_use_is_not_taken_for_stalled() -> None:

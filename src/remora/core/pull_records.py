@@ -68,15 +68,22 @@ class Finished(NamedTuple):
     pull: int
 
 
-class Failed(NamedTuple):
-    """Effect: the object cannot be had from any source; *source* was the last to fail, None if none is to blame."""
+class SourceFailed(NamedTuple):
+    """Effect: the pull gets nothing more from this source. It goes on with the others, and with new ones if told."""
 
     pull: int
-    source: NodeId | None
+    source: NodeId
     reason: str
 
 
-Effect = AskSpace | ReleaseSpace | OpenStream | CloseStream | RequestChunks | Finished | Failed
+class Failed(NamedTuple):
+    """Effect: the pull has ended without the object: there is no space, or no node to read from."""
+
+    pull: int
+    reason: str
+
+
+Effect = AskSpace | ReleaseSpace | OpenStream | CloseStream | RequestChunks | Finished | SourceFailed | Failed
 
 
 class PullState(IntEnum):

@@ -6,10 +6,11 @@ is in flight: so one object may always exceed the bound, and nothing starves beh
 gets space, and its chunks are asked of the first of its sources that answers. Only one source at a time, since the
 home has chosen it so that readers form a chain; the others stand by.
 
-**A source that fails.** It may not have the object (then this pull never asks it again, unless ``sources_changed``
-names it anew), or its stream may break or stall: then the missing chunks are asked of the next source, and the broken
-one rests and comes last. What has come stays. When all sources have refused or died, or none has given a byte for
-``GIVE_UP_S``, the pull fails with the reasons of all. So every pull ends.
+**A source that fails.** It may be dead or not have the object: that is told by ``SourceFailed``, and this pull never
+asks it again, unless ``sources_changed`` names it anew. Or its stream may break or stall: then the missing chunks are
+asked of the next source, and the broken one rests and comes last; only when no source has given a byte for
+``GIVE_UP_S``, all have failed. What has come stays, and a pull whose sources have all failed waits for others to be
+named. When none are for as long, it fails with the reasons of all. So every pull ends.
 
 **Space.** Chunks are written straight to where they belong, so the space of a pull that failed or was cancelled is
 released when the last chunk on its way has come or its stream is closed, not before.
@@ -35,6 +36,7 @@ from remora.core.pull_records import (
     PullState,
     ReleaseSpace,
     RequestChunks,
+    SourceFailed,
 )
 from remora.core.pull_sources import CHUNK_BYTES, PullSource, PullStream
 
@@ -134,6 +136,7 @@ class PullManager:
         if pull is None:
             return
         pull.sources = list(dict.fromkeys(sources))
+        pull.progress_s = now_s
         for node in [node for node in pull.refused if node in pull.sources and not self._is_dead(node)]:
             del pull.refused[node]
         if pull.state is PullState.RUNNING and pull.source not in pull.sources:
@@ -146,7 +149,7 @@ class PullManager:
         for stream in source.streams.values():
             self._close_stream(source, stream, "the node is dead")
         for pull in [pull for pull in self._by_key.values() if node in pull.sources]:
-            pull.refused[node] = "it is dead"
+            self._refuse(pull, node, "it is dead")
             if pull.source == node:
                 self._choose_source(pull, now_s)
         self._forget_if_unused(source)
@@ -176,14 +179,14 @@ class PullManager:
         """
         pull = self._asking(number)
         if pull.state is not PullState.ENDED:
-            self._fail(pull, None, reason, now_s)
+            self._fail(pull, reason, now_s)
         self._forget(pull, now_s)
 
     def fail(self, number: int, reason: str, now_s: float) -> None:
         """The node itself cannot take the object, for example since the machine has no memory left."""
         pull = self._pulls.get(number)
         if pull is not None and pull.state is not PullState.ENDED:
-            self._fail(pull, None, reason, now_s)
+            self._fail(pull, reason, now_s)
 
     # ------------------------------------------------------------------ what comes from the sources
 
@@ -237,7 +240,7 @@ class PullManager:
             return
         pull.returned.append(offset)
         if is_final:
-            pull.refused[source] = reason
+            self._refuse(pull, source, reason)
         else:
             self._put_last(pull, source, reason)
         self._leave(pull, source, now_s)
@@ -284,8 +287,7 @@ class PullManager:
             self._forget_if_unused(source)
         for pull in list(self._by_key.values()):
             if pull.state is PullState.RUNNING and now_s - pull.progress_s >= GIVE_UP_S:
-                to_blame = pull.source or next(reversed(pull.broken), None)
-                self._fail(pull, to_blame, pull.reasons() or f"no byte came for {GIVE_UP_S:.0f} s", now_s)
+                self._give_up(pull, now_s)
         for pull in list(self._parked.values()):
             self._choose_source(pull, now_s)
 
@@ -372,9 +374,20 @@ class PullManager:
         self.outbox.append(Finished(pull.number))
         self._forget(pull, now_s)
 
-    def _fail(self, pull: Pull, source: NodeId | None, reason: str, now_s: float) -> None:
-        self.outbox.append(Failed(pull.number, source, reason))
+    def _fail(self, pull: Pull, reason: str, now_s: float) -> None:
+        self.outbox.append(Failed(pull.number, reason))
         self._end(pull, now_s)
+
+    def _give_up(self, pull: Pull, now_s: float) -> None:
+        """No byte came for long: the sources have failed. If they had failed before, so has the pull."""
+        candidates = [node for node in pull.sources if node not in pull.refused]
+        if not candidates:
+            self._fail(pull, pull.reasons(), now_s)
+            return
+        pull.progress_s = now_s
+        for node in candidates:
+            self._refuse(pull, node, pull.broken.get(node, f"it gave no byte for {GIVE_UP_S:.0f} s"))
+        self._choose_source(pull, now_s)
 
     def _end(self, pull: Pull, now_s: float) -> None:
         was_queued = pull.state is PullState.QUEUED
@@ -417,6 +430,11 @@ class PullManager:
         else:
             self._make_ready(pull)
 
+    def _refuse(self, pull: Pull, node: NodeId, reason: str) -> None:
+        if node not in pull.refused:
+            pull.refused[node] = reason
+            self.outbox.append(SourceFailed(pull.number, node, reason))
+
     def _put_last(self, pull: Pull, source: NodeId, reason: str) -> None:
         pull.broken[source] = reason
         if source in pull.sources:
@@ -424,19 +442,17 @@ class PullManager:
             pull.sources.append(source)
 
     def _choose_source(self, pull: Pull, now_s: float) -> None:
-        """Ask the first source that may be asked; wait if all of them rest; fail if there is none."""
+        """Ask the first source that may be asked; wait while there is none, or all of them rest."""
         if pull.state is not PullState.RUNNING:
             return
-        last = pull.source
         self._unready(pull)
         pull.source = None
         for node in pull.sources:
             if self._is_dead(node):
-                pull.refused.setdefault(node, "it is dead")
+                self._refuse(pull, node, "it is dead")
         candidates = [node for node in pull.sources if node not in pull.refused]
-        if not candidates and not pull.outstanding:
-            to_blame = last or next(reversed(pull.refused), None)
-            self._fail(pull, to_blame, pull.reasons() or "no node is known to have it", now_s)
+        if not pull.sources:
+            self._fail(pull, "no node is known to have it", now_s)
             return
         rested = (node for node in candidates if self._source(node).rests_until_s <= now_s)
         pull.source = next(rested, None)
