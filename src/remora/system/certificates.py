@@ -19,6 +19,26 @@ _MODES = {True: "tls", False: "clear"}
 _VALID_DAYS = 3650
 
 
+def open_credentials(folder: str, encrypt: bool = True) -> ClusterCredentials:
+    """The secrets in *folder*, or new ones when there are none: a head that starts again keeps its cluster.
+
+    Raises:
+        ValueError: a file is damaged, or the cluster was started with another *encrypt*.
+        ImportError: as for :func:`create_credentials`.
+        OSError: the folder cannot be read or written.
+    """
+    try:
+        credentials = read_credentials(folder)
+    except FileNotFoundError:
+        return create_credentials(folder, encrypt)
+    if credentials.encrypt is not encrypt:
+        raise ValueError(
+            f"the cluster in {folder} was started with encrypt={credentials.encrypt}: "
+            "start it so again, or use another folder for a new cluster"
+        )
+    return credentials
+
+
 def create_credentials(folder: str, encrypt: bool = True) -> ClusterCredentials:
     """Make the secrets of a new cluster and write them to *folder*, which is made when it is not there.
 

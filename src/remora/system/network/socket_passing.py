@@ -11,15 +11,9 @@ import os
 import socket
 from collections.abc import Callable
 
-from remora.base.ids import short
 from remora.system.network.preface import PREFACE_SIZE_BYTES, Preface, decode_preface
 from remora.system.network.refusals import Refusal, refuse
 from remora.system.reactor import Reactor
-
-
-def receiver_path(session_directory: str, process: bytes) -> str:
-    """Where *process* receives its connections."""
-    return f"{session_directory}/sockets-{short(process)}"
 
 
 def pass_socket(path: str, sock: socket.socket, preface: Preface) -> bool:
