@@ -209,6 +209,7 @@ def test_a_head_made_from_what_was_written_down_goes_on(cluster: Cluster) -> Non
     node, worker = place(cluster, actor)
     construct(cluster, node, worker)
     cluster.restart()
+    cluster.head.rejoin(m.Rejoin(one, cluster.boot(one), 4), cluster.now_s)
     cluster.say(one, FromProcess(driver, driver), a.GetActor(10, "it", "space"))
     assert cluster.take(one, a.ActorFound)[-1].actor == actor
 

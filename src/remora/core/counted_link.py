@@ -8,9 +8,13 @@ is the end of all that it had to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
+
+from remora.messages.links import ForProcess, FromProcess
+
+MARKERS = frozenset((FromProcess, ForProcess))
 
 Unit = tuple[Any, ...]
 """Messages that are one: a marker and the message behind it, or a single message."""
@@ -92,22 +96,20 @@ class CountedLink:
         return f"<CountedLink said {self.said}, {len(self._kept)} kept, received {self.received}>"
 
 
-def split_units(messages: Iterable[Any], markers: frozenset[type]) -> list[Unit]:
-    """Join each marker with the message behind it.
+class UnitReader:
+    """Joins each marker with the message behind it, also when a frame ends between them. One for each stream."""
 
-    Raises:
-        ValueError: a marker is the last message.
-    """
-    units: list[Unit] = []
-    marker: Any = None
-    for message in messages:
-        if marker is not None:
-            units.append((marker, message))
-            marker = None
-        elif type(message) in markers:
-            marker = message
-        else:
-            units.append((message,))
-    if marker is not None:
-        raise ValueError(f"{marker!r} is followed by nothing")
-    return units
+    def __init__(self) -> None:
+        self._marker: Any = None
+
+    def read(self, messages: Iterable[Any]) -> Iterator[Unit]:
+        """The units that these messages complete."""
+        for message in messages:
+            marker = self._marker
+            if marker is not None:
+                self._marker = None
+                yield marker, message
+            elif type(message) in MARKERS:
+                self._marker = message
+            else:
+                yield (message,)

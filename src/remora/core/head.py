@@ -20,7 +20,7 @@ from remora.core import actor_effects
 from remora.core.actor_placement import ActorPlacer, Hopeless
 from remora.core.actor_registry import ActorRegistry
 from remora.core.cluster_view import ClusterView
-from remora.core.counted_link import split_units
+from remora.core.counted_link import UnitReader
 from remora.core.head_links import HeadLinks, ToNode
 from remora.core.head_reports import actor_reports, node_reports
 from remora.core.head_rows import read_rows, write_row
@@ -34,8 +34,6 @@ from remora.messages.links import ForProcess, FromProcess, ProcessGone
 
 VIEW_INTERVAL_S = 0.1
 """Changes of what nodes have are told together, at most so often; a new node is told at once."""
-
-MARKERS = frozenset((FromProcess, ForProcess))
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -68,6 +66,8 @@ class Head:
         self.registry = ActorRegistry(self._journal)
         self.placer = ActorPlacer(self._journal, self.view)
         self.key_value = KeyValueTable(self._journal)
+        self._readers: dict[bytes, UnitReader] = {}
+        """One for each node that has a stream."""
         self._now_s = 0.0
         self._changed_views: dict[bytes, m.MemberView] = {}
         self._tell_views_at_s: float | None = None
@@ -86,6 +86,7 @@ class Head:
             refusal = self.membership.refusal(outcome.node, message.boot)
             return m.JoinRefused(refusal, is_departed=True)
         self.links.open(outcome.node)
+        self._readers[outcome.node] = UnitReader()
         self._carry_out()
         identity = self._identity
         return m.Joined(
@@ -119,6 +120,7 @@ class Head:
         refusal = self.membership.refusal(node, message.boot)
         if refusal:
             return [m.JoinRefused(refusal, is_departed=True)]
+        self._readers[node] = UnitReader()
         self.links.confirmed(node, message.received)
         units = self.links.unconfirmed_after(node, message.received)
         views, departed = self.membership.views(), self.membership.departures()
@@ -154,13 +156,13 @@ class Head:
     # ------------------------------------------------------------------ what nodes say
 
     def on_messages(self, node: bytes, messages: list[Any], now_s: float) -> None:
-        """A frame of a member's stream.
+        """A frame of a member's stream, which began with a join or a rejoin.
 
         Raises:
             ValueError: it is no frame that a node may send; its stream is of no use any more.
         """
         self._now_s = now_s
-        for unit in split_units(messages, MARKERS):
+        for unit in self._readers[node].read(messages):
             if not self.membership.is_member(node):
                 return
             message = unit[-1]
@@ -332,6 +334,7 @@ class Head:
             if member != node or departure.is_orderly:
                 self.links.say(member, m.NodeDead(departure))
         self.links.close(node)
+        self._readers.pop(node, None)
         self._changed_views.pop(node, None)
         self.view.died(node, departure.cause)
         self.placer.node_died(node)
