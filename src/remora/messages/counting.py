@@ -160,11 +160,13 @@ class Sync(msgspec.Struct, array_like=True, tag=39, frozen=True):
     """Daemon to daemon, first message of every connection after a lost one: all that the sender has with you.
 
     ``held`` are the ids of yours that it holds or has asked for, each with its holder; ``kept`` its own objects
-    of which it keeps, or has asked to keep, a copy with you, each with its writer. What is not listed is over.
+    of which it keeps, or has asked to keep, a copy with you, each with its writer; ``copies`` the ids of yours of which
+    it has, or receives, a copy that it may drop. What is not listed is over.
     """
 
     held: list[tuple[bytes, bytes]]
     kept: list[tuple[bytes, bytes]]
+    copies: list[bytes] = []
 
 
 MESSAGES = (

@@ -23,6 +23,7 @@ from remora.messages import (
     actors,
     arena,
     children,
+    copies,
     counting,
     head,
     inspection,
@@ -32,6 +33,7 @@ from remora.messages import (
     placement_groups,
     session,
     tasks,
+    transfer,
     wire,
 )
 
@@ -46,7 +48,9 @@ MODULES: tuple[ModuleType, ...] = (
     inspection,
     children,
     links,
+    copies,
     head,
+    transfer,
     placement_groups,
 )
 """In the order of their tags."""

@@ -63,4 +63,25 @@ class CopiesReleased(msgspec.Struct, array_like=True, tag=54, frozen=True):
     ids: list[bytes]
 
 
-MESSAGES = (GetObjects, ObjectValue, ForgetGet, ReleaseCopies, CopiesReleased)
+class ObjectAt(msgspec.Struct, array_like=True, tag=55, frozen=True):
+    """Home to a node that asked with ``GetObjects``: the stored value lies elsewhere, pull a copy of it.
+
+    ``sources`` are nodes to read it from, the best first; the first may be receiving it itself, the others have it
+    whole. The node that asked is among them when it has the value already. The home has written it down as receiving,
+    until its ``CopyArrived`` or ``CopyDropped``. Data is named by id and ``writer``: two attempts may have stored it.
+    """
+
+    id: bytes
+    value: Value
+    writer: bytes
+    sources: list[bytes]
+
+
+class WantCopies(msgspec.Struct, array_like=True, tag=56, frozen=True):
+    """Process to daemon to home: keep the values of these, once they are stored, on ``count`` nodes."""
+
+    ids: list[bytes]
+    count: int
+
+
+MESSAGES = (GetObjects, ObjectValue, ForgetGet, ReleaseCopies, CopiesReleased, ObjectAt, WantCopies)

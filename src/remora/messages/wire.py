@@ -14,6 +14,7 @@ from remora.messages import (
     actors,
     arena,
     children,
+    copies,
     counting,
     head,
     inspection,
@@ -23,6 +24,7 @@ from remora.messages import (
     placement_groups,
     session,
     tasks,
+    transfer,
 )
 
 ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
@@ -36,7 +38,9 @@ ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *children.MESSAGES,
     *arena.MESSAGES,
     *links.MESSAGES,
+    *copies.MESSAGES,
     *head.MESSAGES,
+    *transfer.MESSAGES,
     *placement_groups.MESSAGES,
 )
 

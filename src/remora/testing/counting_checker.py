@@ -18,7 +18,7 @@ from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, Run
 from remora.core.counting.entries import Entry
 from remora.core.counting.vocabulary import Hold, home_of
 from remora.messages import counting as m
-from remora.messages.objects import Value
+from remora.messages.objects import Location, Value
 from remora.messages.tasks import Reply, Task
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_parts import Item
@@ -47,6 +47,7 @@ class Checker:
         self.contents: dict[ObjectId, tuple[ObjectId, ...]] = {}
         world.on_free = self.object_freed
         world.on_send = self.message_sent
+        world.on_place_freed = self.place_freed
 
     # What is true
 
@@ -109,6 +110,14 @@ class Checker:
             if sender in self.world.clients and to in self.world.clients and sender in self.world.alive:
                 for _, message in queue:
                     self._check_travelling(object_id, self.world.clients[ProcessId(sender)], message)
+
+    def place_freed(self, location: Location) -> None:
+        """No process may look at a place that is freed."""
+        for client in self.world.living_clients():
+            for object_id, shown in client.shown.items():
+                lives = shown == location and self._lives(client, object_id)
+                if lives and self._stands(client, object_id, frozenset()):
+                    raise Violation(f"{self._name(client.process)} may look at {self._name(object_id)}, which is freed")
 
     def _check_travelling(self, object_id: ObjectId, sender: SimulatedClient, message: msgspec.Struct) -> None:
         match message:
@@ -241,6 +250,10 @@ class Checker:
                 raise Violation(
                     f"a copy of {self._name(copied)} by {self._name(writer)} stays at {name}, kept by {kept_by}"
                 )
+            for object_id, copy in directory._local:
+                raise Violation(f"{name} is left with a copy of {self._name(object_id)}: {copy!r}")
+            for object_id, _ in self.world.pulls[node].pulls:
+                raise Violation(f"{name} pulls {self._name(object_id)} for ever")
             left = [offset for where, offset in self.world.arena if where == node]
             if left:
                 raise Violation(f"{len(left)} pieces of the arena of {name} are never freed")
@@ -251,6 +264,8 @@ class Checker:
             raise Violation(f"{name} never settles {opened!r}")
         for task in refs._tasks.values():
             raise Violation(f"{name} never closes {task!r}")
+        if client.knowing:
+            raise Violation(f"{name} is never told whether {self.world.list_names(list(client.knowing))} have values")
         if client.gets:
             raise Violation(f"{name} waits for ever for the values of {self.world.list_names(list(client.gets))}")
         if client.submitted:

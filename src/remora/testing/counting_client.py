@@ -14,8 +14,18 @@ import msgspec
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.process import ProcessRefs
+from remora.core.counting.reading import TO_KNOW
+from remora.core.counting.vocabulary import DAEMON, Send
 from remora.messages import counting as m
-from remora.messages.objects import GetObjects, ObjectValue, Value
+from remora.messages.objects import (
+    CopiesReleased,
+    GetObjects,
+    Location,
+    ObjectValue,
+    ReleaseCopies,
+    Value,
+    WantCopies,
+)
 from remora.messages.tasks import Argument, Close, Reply, ReplyAck, Task
 from remora.testing.counting_parts import End, Item, Network, OwnObject, RunningCall, SubmittedCall
 
@@ -35,8 +45,15 @@ class SimulatedClient:
     running: dict[tuple[ProcessId, int], RunningCall] = field(default_factory=dict)
     submitted: dict[int, SubmittedCall] = field(default_factory=dict)
     gets: dict[ObjectId, list[RunningCall | None]] = field(default_factory=dict)
+    knowing: dict[ObjectId, None] = field(default_factory=dict)
+    """Ids of which is asked only whether they have a value."""
+    shown: dict[ObjectId, Location] = field(default_factory=dict)
+    """Where values lie on this node, as the daemon told it; refs to them live."""
+    viewed: set[ObjectId] = field(default_factory=set)
+    """Those that something here looks at."""
     deaths: list[ObjectId] = field(default_factory=list)
     calls: int = 0
+    _values: dict[ObjectId, Value] = field(default_factory=dict)
 
     @property
     def node(self) -> NodeId:
@@ -59,6 +76,8 @@ class SimulatedClient:
             if self.strong[object_id]:
                 continue
             del self.strong[object_id]
+            self.shown.pop(object_id, None)
+            self.viewed.discard(object_id)
             if self.is_counted(object_id):
                 self.deaths.append(object_id)
                 self._forget_own(object_id)
@@ -99,8 +118,8 @@ class SimulatedClient:
 
     # What the program does
 
-    def new(self, contents: Iterable[ObjectId] = (), large: bool = False) -> ObjectId:
-        """``put``: an object with refs to others inside."""
+    def new(self, contents: Iterable[ObjectId] = (), large: bool = False, copies: int = 1) -> ObjectId:
+        """``put``: an object with refs to others inside, in the arena when it is large, there on so many nodes."""
         self.calls += 1
         object_id = make_object_id(self.process, self.calls)
         inside = list(contents)
@@ -110,6 +129,8 @@ class SimulatedClient:
         self.add_variable(object_id)
         if large:
             self.escape(object_id)
+        if copies > 1:
+            self.refs.outbox.append(Send(DAEMON, WantCopies([object_id], copies)))
         return object_id
 
     def submit(
@@ -183,16 +204,34 @@ class SimulatedClient:
         self.running[key].variables.remove(object_id)
         self.variables[object_id] = self.variables.get(object_id, 0) + 1
 
-    def get(self, object_id: ObjectId, task: RunningCall | None = None) -> None:
+    def get(self, object_id: ObjectId, task: RunningCall | None = None, purpose: int = 0) -> None:
         """Ask for the value; the refs inside become variables of the task, or of the program."""
         own = self.objects.get(object_id)
         self.acquire([object_id])
         self.gets.setdefault(object_id, []).append(task)
-        if own is not None and (own.value.state != PENDING or not own.published):
+        if own is not None and not self._is_elsewhere(own.value) and (own.value.state != PENDING or not own.published):
             if own.value.state != PENDING:
                 self._unpack(object_id, own.value)
+        elif object_id in self.shown:
+            self.viewed.add(object_id)
+            self.network.look(self.shown[object_id])
+            self._unpack(object_id, self._values[object_id])
         elif len(self.gets[object_id]) == 1:
-            self.network.send(self.process, self.node, GetObjects([object_id]))
+            self.network.send(self.process, self.node, GetObjects([object_id], purpose))
+
+    def know(self, object_id: ObjectId) -> None:
+        """Ask whether there is a value, which need not come."""
+        if object_id not in self.knowing and (object_id not in self.objects or self.objects[object_id].published):
+            self.acquire([object_id])
+            self.knowing[object_id] = None
+            self.network.send(self.process, self.node, GetObjects([object_id], TO_KNOW))
+
+    def close_view(self, object_id: ObjectId) -> None:
+        """Nothing looks at the value any more; where it lies stays known."""
+        self.viewed.discard(object_id)
+
+    def _is_elsewhere(self, value: Value) -> bool:
+        return value.location is not None and value.location.node != self.node
 
     def drop(self, object_id: ObjectId) -> None:
         """A variable ends: one of the program, else one of a task."""
@@ -246,7 +285,9 @@ class SimulatedClient:
             case m.Ping(number):
                 self.refs.pinged(number)
             case ObjectValue(object_id, value):
-                self._unpack(ObjectId(object_id), value)
+                self._value_arrived(ObjectId(object_id), value)
+            case ReleaseCopies(ids):
+                self._release_copies(_ids(ids))
             case End():
                 self._peer_ended(peer)
 
@@ -288,8 +329,14 @@ class SimulatedClient:
         else:
             born = self.acquire(_ids(value.contents))
         if result in self.objects:
-            self._unpack(result, value)
+            self._result_is_here(result, value)
         return born
+
+    def _result_is_here(self, result: ObjectId, value: Value) -> None:
+        if not self._is_elsewhere(value):
+            self._unpack(result, value)
+        elif result in self.gets:
+            self.network.send(self.process, self.node, GetObjects([result]))
 
     def _item_arrived(self, worker: ProcessId, call: int, item: int, value: Value) -> None:
         object_id = make_object_id(self.process, call, item)
@@ -299,6 +346,26 @@ class SimulatedClient:
         born = self.acquire(contents)
         if contents:
             self.refs.item_received(worker, call, item, contents, born)
+
+    def _value_arrived(self, object_id: ObjectId, value: Value) -> None:
+        knew = object_id in self.knowing
+        self.knowing.pop(object_id, None)
+        if not self._is_elsewhere(value):  # else it is the answer to who only wanted to know
+            if value.location is not None and object_id in self.strong:
+                self.network.look(value.location)
+                self.shown[object_id] = value.location
+                self._values[object_id] = value
+                if self.gets.get(object_id):
+                    self.viewed.add(object_id)
+            self._unpack(object_id, value)
+        if knew:
+            self.let_go([object_id])
+
+    def _release_copies(self, ids: list[ObjectId]) -> None:
+        released = [object_id for object_id in ids if object_id not in self.viewed]
+        for object_id in released:
+            self.shown.pop(object_id, None)
+        self.network.send(self.process, self.node, CopiesReleased(list(released)))
 
     def _unpack(self, object_id: ObjectId, value: Value) -> None:
         """The value of an object that was asked for is here; also of one that turned out to be private."""

@@ -57,5 +57,7 @@ class Network:
 
     send: Callable[[bytes, bytes, msgspec.Struct], None]
     new_location: Callable[[NodeId], Location]
+    look: Callable[[Location], None]
+    """A process looks at this place, which must be there."""
     actors: dict[ProcessId, ObjectId]
     """Per process that is an actor: the object that its creation made."""

@@ -1,8 +1,9 @@
 """Random programs on a simulated cluster, from a seed: what they do, in which order messages arrive, who dies when.
 
-Three mixes, since each finds what the others miss: *uniform* does everything, *hot* has few objects that everybody
-passes on, keeps and drops, *storm* has one object that is only passed, kept, wrapped and dropped. One channel is
-stalled now and then for 2-14 deliveries, which makes long ways short and short ways long.
+Four mixes, since each finds what the others miss: *uniform* does everything, *hot* has few objects that everybody
+passes on, keeps and drops, *storm* has one object that is only passed, kept, wrapped and dropped, *read* has large
+objects that are read everywhere, on nodes whose stores are full now and then. One channel is stalled now and then for
+2-14 deliveries, which makes long ways short and short ways long.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ LAYOUTS: tuple[Layout, ...] = (
     {"N1": ["A", "B", "C"]},
     {"N1": ["A"], "N2": ["B"]},
 )
-MIXES = ("uniform", "hot", "storm")
-UNIFORM = {"new": 2, "put": 2, "store": 1, "call": 5, "inline": 1, "end": 4, "end_large": 1, "yield": 1, "keep": 2}
-UNIFORM |= {"get": 3, "drop": 4}
+MIXES = ("uniform", "hot", "storm", "read")
+UNIFORM: dict[str, float] = {"new": 2, "put": 2, "store": 1, "call": 5, "inline": 1, "end": 4, "end_large": 1}
+UNIFORM |= {"yield": 1, "keep": 2, "get": 3, "drop": 4, "know": 0.3}
 HOT = {"new": 0.1, "put": 0.3, "store": 0.7, "call": 5.0, "inline": 0.3, "end": 5.0, "end_large": 0.2, "yield": 0.3}
 HOT |= {"keep": 4.0, "get": 1.0, "drop": 5.0}
+READ = {"store": 1.5, "call": 5.0, "end": 2.0, "end_large": 2.0, "keep": 3.0, "get": 8.0, "know": 0.7, "drop": 2.5}
 STORM = {"new": 0.05, "store": 0.8, "call": 3.5, "end": 3.0, "keep": 2.5, "drop": 2.5}
-WEIGHTS: dict[str, dict[str, float]] = {"uniform": dict(UNIFORM), "hot": HOT, "storm": STORM}
+WEIGHTS: dict[str, dict[str, float]] = {"uniform": UNIFORM, "hot": HOT, "storm": STORM, "read": READ}
 
 
 class Simulation:
@@ -70,6 +72,7 @@ class Simulation:
             "keep": self._keep,
             "get": self._get,
             "drop": self._drop,
+            "know": self._know,
         }
 
     def run(self) -> None:
@@ -99,6 +102,8 @@ class Simulation:
             self._cut()
         elif rng.random() < 0.1:
             self.world.pass_time(rng.random() * 4)
+        elif rng.random() < (0.15 if self.mix == "read" else 0.03):
+            self._press()
         else:
             self._act(rng.choice(self.world.living_clients()))
 
@@ -131,12 +136,25 @@ class Simulation:
             self.cuts_left -= 1
             self.world.cut(*self.rng.sample(nodes, 2))
 
+    def _press(self) -> None:
+        """A store needs space; somebody closes a view; a store is full, or has room again."""
+        node = self.rng.choice(self.world.living_nodes())
+        views = [(client, object_id) for client in self.world.living_clients() for object_id in sorted(client.viewed)]
+        choice = self.rng.random()
+        if views and choice < 0.4:
+            client, object_id = self.rng.choice(views)
+            client.close_view(object_id)
+        elif choice < 0.8:
+            self.world.evict(node, self.rng.randint(1, 3))
+        elif self.mix == "read":
+            self.world.pulls[node].has_room = not self.world.pulls[node].has_room
+
     def _act(self, client: SimulatedClient) -> None:
         weights = WEIGHTS[self.mix]
         kind = self.rng.choices(list(weights), list(weights.values()))[0]
         if kind == "new" and self.mix == "storm" and self.data:
             return
-        if self.mix != "uniform" and not self.data:
+        if self.mix in ("hot", "storm") and not self.data:
             kind = "new"
         self.steps_left -= 1 if self.actions[kind](client) else 0.2
 
@@ -166,14 +184,18 @@ class Simulation:
 
     def _make(self, client: SimulatedClient, large: bool) -> bool:
         inside = self._some(client, 2)
-        if not inside:
+        if not inside and self.mix != "read":
             return False
+        copies = self.rng.choice((1, 1, 2, 3)) if large else 1
         line = f"put {self.world.list_names(inside)}{' in the arena' if large else ''}"
+        line += f" of {copies} nodes" if copies > 1 else ""
 
         def put(c: SimulatedClient) -> None:
-            object_id = c.new(inside, large)
+            object_id = c.new(inside, large, copies)
             if self.mix == "storm":
                 c.drop(object_id)
+            if self.mix == "read":
+                self.data.add(object_id)
 
         self.world.act(client.process, line, put)
         return True
@@ -195,7 +217,7 @@ class Simulation:
     def _submit(self, client: SimulatedClient, nested: list[ObjectId], top_level: list[ObjectId]) -> bool:
         others = [process for process in self.world.clients if process != client.process]
         worker = self.rng.choice(others)
-        drops_result = self.mix != "uniform" and self.rng.random() < 0.8
+        drops_result = self.mix in ("hot", "storm") and self.rng.random() < 0.8
         names = self.world.list_names
         line = f"call {self.world.name(worker)} with {names(nested)}"
         line += f" and the value of {names(top_level)}" if top_level else ""
@@ -246,7 +268,16 @@ class Simulation:
         object_id = self.rng.choice(refs)
         key = self._task(client)
         task = client.running[key] if key is not None and self.rng.random() < 0.5 else None
-        self.world.act(client.process, f"get {self.world.name(object_id)}", lambda c: c.get(object_id, task))
+        purpose = self.rng.choice((0, 0, 1, 2))
+        self.world.act(client.process, f"get {self.world.name(object_id)}", lambda c: c.get(object_id, task, purpose))
+        return True
+
+    def _know(self, client: SimulatedClient) -> bool:
+        refs = self._refs(client)
+        if not refs:
+            return False
+        object_id = self.rng.choice(refs)
+        self.world.act(client.process, f"know of {self.world.name(object_id)}", lambda c: c.know(object_id))
         return True
 
     def _drop(self, client: SimulatedClient) -> bool:

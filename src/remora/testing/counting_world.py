@@ -15,12 +15,33 @@ from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id, node_o
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Entry
 from remora.core.counting.process import ProcessRefs
-from remora.core.counting.vocabulary import DAEMON, Effect, FreeLocation, KeepLocation, LetGo, Send
+from remora.core.counting.vocabulary import (
+    DAEMON,
+    CancelPull,
+    Effect,
+    FreeLocation,
+    KeepLocation,
+    LetGo,
+    Send,
+    StartPull,
+)
+from remora.messages import copies
 from remora.messages import counting as m
-from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value
+from remora.messages.objects import (
+    CopiesReleased,
+    ForgetGet,
+    GetObjects,
+    Location,
+    ObjectAt,
+    ObjectValue,
+    ReleaseCopies,
+    Value,
+    WantCopies,
+)
 from remora.messages.tasks import Close, Reply, ReplyAck, Task
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_parts import End, Item, Network
+from remora.testing.counting_pulls import Chunk, PullShell, ReadChunk
 
 Layout = dict[str, list[str]]
 """Names of nodes, and of the processes of each."""
@@ -57,6 +78,8 @@ class World(Network):
         self.on_send: Callable[[bytes, bytes, msgspec.Struct], None] | None = None
         self._sent = 0
         self._locations = 0
+        self.pulls: dict[NodeId, PullShell] = {}
+        self.on_place_freed: Callable[[Location], None] | None = None
         observed = _observed(directory_machine, self)
         for node_number, (node_name, process_names) in enumerate(layout.items(), 1):
             node = node_of(make_process_id(node_number, 0))
@@ -64,12 +87,15 @@ class World(Network):
             self.alive.add(node)
             self.directories[node] = observed(node, lambda loss: loss.reason.name.encode(), grace_s)
             directory = self.directories[node]
+            self.pulls[node] = PullShell(directory, self.send, self.new_place, self._free_place)
             for number, name in enumerate(process_names, 1):
                 process = make_process_id(node_number, number)
                 self.names[process] = name
                 self.alive.add(process)
                 self.clients[process] = SimulatedClient(self, process, process_machine(process))
                 directory.process_connected(process)
+        for directory in self.directories.values():
+            directory.nodes_changed(self.directories)
 
     def client(self, name: str) -> SimulatedClient:
         return next(client for client in self.clients.values() if self.names[client.process] == name)
@@ -82,7 +108,8 @@ class World(Network):
     def send(self, sender: bytes, to: bytes, message: msgspec.Struct) -> None:
         if sender not in self.alive:
             return
-        self.message_counts[type(message).__name__] += len(getattr(message, "ids", " "))
+        if not isinstance(message, ReadChunk | Chunk):
+            self.message_counts[type(message).__name__] += len(getattr(message, "ids", " "))
         if self.on_send is not None:
             self.on_send(sender, to, message)
         between_processes = sender in self.clients and to in self.clients
@@ -101,6 +128,12 @@ class World(Network):
     def new_location(self, node: NodeId) -> Location:
         self._locations += 1
         return Location(node, self._locations, 1)
+
+    def new_place(self, node: NodeId) -> Location:
+        """The same, taken by a daemon for a copy that arrives."""
+        location = self.new_location(node)
+        self.arena.add((node, location.offset))
+        return location
 
     def oldest(self, stalled: Collection[tuple[bytes, bytes]] = ()) -> tuple[bytes, bytes]:
         """The channel, of those not stalled, whose first message was sent first."""
@@ -130,6 +163,11 @@ class World(Network):
             directory.process_ended(ProcessId(sender), self.now_s, at_once=not self.peers.get(sender))
         elif isinstance(message, End):
             directory.node_dead(NodeId(sender), self.now_s)
+            self.pulls[node].node_ended(NodeId(sender))
+        elif isinstance(message, ReadChunk):
+            self.pulls[node].read_chunk(NodeId(sender), message)
+        elif isinstance(message, Chunk):
+            self.pulls[node].chunk(NodeId(sender), message)
         elif sender in self.clients:
             directory.process_message(ProcessId(sender), message)
         else:
@@ -152,9 +190,11 @@ class World(Network):
     def after_daemon(self, node: NodeId) -> None:
         """Do what the daemon's machine left in its outbox."""
         directory = self.directories[node]
-        for effect in directory.outbox:
-            self._do(node, effect)
-        directory.outbox.clear()
+        while directory.outbox:
+            effects = directory.outbox[:]
+            directory.outbox.clear()
+            for effect in effects:
+                self._do(node, effect)
         directory.validate()
 
     def _do(self, node: NodeId, effect: Effect) -> None:
@@ -163,7 +203,26 @@ class World(Network):
         elif isinstance(effect, KeepLocation):
             self.arena.add((node, effect.location.offset))
         elif isinstance(effect, FreeLocation):
-            self.arena.discard((node, effect.location.offset))
+            self._free_place(effect.location)
+        elif isinstance(effect, StartPull):
+            self.pulls[node].start(effect)
+        elif isinstance(effect, CancelPull):
+            self.pulls[node].cancel(effect)
+
+    def _free_place(self, location: Location) -> None:
+        if self.on_place_freed is not None:
+            self.on_place_freed(location)
+        self.arena.discard((location.node, location.offset))
+
+    def look(self, location: Location) -> None:
+        if (location.node, location.offset) not in self.arena and not self.faults:
+            raise Violation(f"a process looks at place {location.offset} of {self.name(location.node)}, which is free")
+
+    def evict(self, node: NodeId, size_bytes: int) -> None:
+        """The store of the node is full."""
+        self.log.append(f"{self.name(node)} needs space for {size_bytes}")
+        self.directories[node].evict(size_bytes)
+        self.after_daemon(node)
 
     def act(self, process: ProcessId, line: str, action: Callable[[SimulatedClient], None]) -> None:
         """The program of the process does something."""
@@ -222,6 +281,7 @@ class World(Network):
         self.channels.pop((other, one), None)
         for near, far in ((one, other), (other, one)):
             self.directories[near].node_reconnected(far)
+            self.pulls[near].link_lost(far)
             self.after_daemon(near)
 
     def may_cut(self, one: NodeId, other: NodeId) -> bool:
@@ -260,6 +320,24 @@ class World(Network):
                 return f"{kind} {self.list_names(ids)}{'' if ok else ', gone'}"
             case m.Register(ids) | m.Release(ids) | m.PublishAck(ids) | GetObjects(ids) | ForgetGet(ids):
                 return f"{kind} {self.list_names(ids)}"
+            case copies.CopyArrived(ids) | copies.CopyDropped(ids) | copies.FreeCopies(ids):
+                return f"{kind} {self.list_names(ids)}"
+            case ReleaseCopies(ids) | CopiesReleased(ids):
+                return f"{kind} {self.list_names(ids)}"
+            case WantCopies(ids, count):
+                return f"{kind} {self.list_names(ids)} on {count} nodes"
+            case copies.CopyFailed(ids, source):
+                return f"{kind} {self.list_names(ids)} from {self.name(source)}"
+            case ObjectAt(object_id, _, _, sources) | copies.MakeCopy(object_id, _, _, sources):
+                return f"{kind} {self.name(object_id)} from {self.list_names(sources)}"
+            case copies.KeepCopy(object_id):
+                return f"{kind} {self.name(object_id)}"
+            case copies.CopyKept(object_id, _, ok):
+                return f"{kind} {self.name(object_id)}{'' if ok else ', not there'}"
+            case ReadChunk(object_id, _, chunk):
+                return f"{kind} {chunk} of {self.name(object_id)}"
+            case Chunk(object_id, _, chunk, found):
+                return f"{kind} {chunk} of {self.name(object_id)}{'' if found else ', not there'}"
             case m.Store(object_id) | m.DropCopy(object_id) | m.Keep(object_id) | m.Unkeep(object_id):
                 return f"{kind} {self.name(object_id)}"
             case m.KeepAck(object_id, ok):

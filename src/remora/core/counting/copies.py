@@ -1,8 +1,9 @@
-"""Copies of results that lie in this node's arena, and who keeps each.
+"""Copies in this node's arena that are kept for somebody, and for whom.
 
 A result is written by a worker for a submitter. Between the two and the object's home somebody must keep it at any
 moment: the worker until its reply is acknowledged (another node), or the submitter from the start (same node), then
-the home until the object is freed. The same object may be stored twice, by two attempts, so the writer is in the key.
+the home until the object is freed. A copy pulled from elsewhere is kept for the home once that says so. The same
+object may be stored twice, by two attempts, so the writer is in the key.
 """
 
 from __future__ import annotations
@@ -24,8 +25,17 @@ class ArenaCopies:
         self._copies[object_id, writer] = (location, {keeper: None})
         self._emit(KeepLocation(location))
 
+    def adopt(self, object_id: bytes, writer: bytes, location: Location, keeper: bytes) -> None:
+        """The same for a copy that was pulled: the directory owns its place already."""
+        self._copies[object_id, writer] = (location, {keeper: None})
+
     def __contains__(self, key: tuple[bytes, bytes]) -> bool:
         return key in self._copies
+
+    def location(self, object_id: bytes, writer: bytes) -> Location | None:
+        """Where the copy lies, if there is one."""
+        copy = self._copies.get((object_id, writer))
+        return copy[0] if copy is not None else None
 
     def keep(self, object_id: bytes, writer: bytes, keeper: bytes) -> None:
         self._copies[object_id, writer][1][keeper] = None

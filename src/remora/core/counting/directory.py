@@ -35,7 +35,7 @@ from remora.core.counting.other_nodes import OtherNodes
 from remora.core.counting.parking import DropRequest, GetRequest, HoldRequest, KeepRequest, Request
 from remora.core.counting.vocabulary import EXPORTED, CountingError, Hold, home_of, is_container, is_process
 from remora.messages import counting as m
-from remora.messages.objects import ForgetGet, GetObjects, Value
+from remora.messages.objects import CopiesReleased, ForgetGet, GetObjects, Value, WantCopies
 
 DEFAULT_GRACE_S = 5.0
 
@@ -66,6 +66,8 @@ class Directory(OtherNodes):
             m.DropUnclaimed: self.drop_unclaimed,
             GetObjects: self.get_objects,
             ForgetGet: self.forget_get,
+            CopiesReleased: self.copies_released,
+            WantCopies: self.want_copies,
         }
 
     def process_message(self, process: ProcessId, message: msgspec.Struct) -> None:
@@ -141,9 +143,9 @@ class Directory(OtherNodes):
     def get_objects(self, process: ProcessId, message: GetObjects) -> None:
         for object_id in message.ids:
             if home_of(object_id) == self.node:
-                self._get(GetRequest(object_id, process))
+                self._get(GetRequest(object_id, process, message.purpose))
             else:
-                self._get_elsewhere(ObjectId(object_id), process)
+                self._get_elsewhere(ObjectId(object_id), process, message.purpose)
 
     def forget_get(self, process: ProcessId, message: ForgetGet) -> None:
         self._forget_get(process, [ObjectId(object_id) for object_id in message.ids])
@@ -162,6 +164,8 @@ class Directory(OtherNodes):
         del self._processes[process]
         for object_id in list(self._waiting.get(process, ())):
             self._forget_get(process, [object_id])
+        for object_id in self._local.forget_process(process):
+            self._drop_local(object_id)
         self._parking.discard(lambda r: isinstance(r, HoldRequest) and r.holder == process)
         self._parking.discard(lambda r: isinstance(r, GetRequest) and r.waiter == process)
         for request in self._parking.take_of_process(process):

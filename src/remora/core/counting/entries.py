@@ -9,6 +9,7 @@ import msgspec
 
 from remora.base.ids import ObjectId, ProcessId, short
 from remora.base.object_ref import INLINE, STATE_NAMES
+from remora.core.counting.spread import Spread
 from remora.core.counting.vocabulary import Hold
 from remora.messages.objects import Value
 
@@ -20,14 +21,20 @@ class LossReason(Enum):
     MAKER_DIED = "the process that should make it died"
     COPY_LOST = "the process that stored it died before the value was kept"
     NODE_DIED = "the node where it was died"
+    UNREACHABLE = "no node that has it could be read"
+    NO_ROOM = "the node that wants to read it could not take a copy"
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """An object that is lost. *where* is the process or node that died or that made it."""
+    """An object that is lost, or for one node only (``UNREACHABLE``, ``NO_ROOM``).
+
+    *where* is the process or node that died, that made it, or that failed last; *detail* says more of how it failed.
+    """
 
     id: bytes
     reason: LossReason
     where: bytes
+    detail: str = ""
 
 
 DescribeLoss = Callable[[Loss], bytes]
@@ -40,11 +47,22 @@ NO_CONTENTS: dict[ObjectId, Hold] = {}
 class Entry:
     """One published object at its home.
 
-    States are those of values: pending, then inline, stored or failed. Spilling, spilled, restoring and copies on
-    further nodes will be told apart by fields beside ``copy``; counting does not look at them.
+    States are those of values: pending, then inline, stored or failed. Spilling, spilled and restoring will be told
+    apart by fields beside ``copy``; counting does not look at them.
     """
 
-    __slots__ = ("acknowledge", "asked", "contents", "copy", "holders", "publisher", "value", "waiters", "writer")
+    __slots__ = (
+        "acknowledge",
+        "asked",
+        "contents",
+        "copy",
+        "holders",
+        "publisher",
+        "spread",
+        "value",
+        "waiters",
+        "writer",
+    )
 
     def __init__(self, publisher: ProcessId, value: Value) -> None:
         self.value = value
@@ -59,10 +77,12 @@ class Entry:
         """How many of them have not answered."""
         self.copy = Hold.NONE
         """For a value that another process stored: whether the node where it lies keeps it for this home."""
+        self.spread: Spread | None = None
+        """Copies on further nodes, if there are any."""
         self.acknowledge: ProcessId | None = None
         """The process that waits until contents and copy are held."""
-        self.waiters: dict[bytes, None] | None = None
-        """Processes of this node, and other nodes, that wait for the value."""
+        self.waiters: dict[bytes, int] | None = None
+        """Processes of this node, and other nodes, that wait for the value, and for which purpose."""
 
     @property
     def can_be_read(self) -> bool:

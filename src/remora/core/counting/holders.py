@@ -7,7 +7,8 @@ a job. All of them are registered and released in the same two ways, here or at 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -43,6 +44,8 @@ class Holders:
         self._dead_nodes: set[NodeId] = set()
         self._parking = Parking()
         self._watched: set[bytes] = set()
+        self._node_handlers: dict[type, Callable[[NodeId, Any], None]] = {}
+        """What each message of another daemon, or of this one to itself, does."""
 
     # Holding
 
@@ -189,6 +192,21 @@ class Holders:
                 ids.append(object_id)
                 return
         self._tell(to, kind([object_id], *same))
+
+    def _list_home(self, object_id: ObjectId, kind: type, *same: object) -> None:
+        """Send ``kind([id], *same)`` to the home of the id, which may be this node."""
+        home = home_of(object_id)
+        if home == self.node:
+            self._node_handlers[kind](home, kind([object_id], *same))
+        else:
+            self._list(home, kind, object_id, *same)
+
+    def _tell_node(self, node: bytes, message: msgspec.Struct) -> None:
+        """Send to a node's daemon, which may be this one."""
+        if node == self.node:
+            self._node_handlers[type(message)](self.node, message)
+        else:
+            self._tell(node, message)
 
     def _require_connected(self, process: ProcessId) -> None:
         if process not in self._processes:

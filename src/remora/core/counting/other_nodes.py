@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import msgspec
 
 from remora.base.ids import NodeId, ObjectId, short
 from remora.core.counting.entries import DescribeLoss, Entry, LossReason
+from remora.core.counting.keeping import Keeping
 from remora.core.counting.parking import GetRequest, HoldRequest, KeepRequest
-from remora.core.counting.values import Values
 from remora.core.counting.vocabulary import CountingError, Hold, home_of
 from remora.messages import counting as m
-from remora.messages.objects import GetObjects, ObjectValue
+from remora.messages.copies import CopyKept, FreeCopies
+from remora.messages.objects import GetObjects
 
 
-class OtherNodes(Values):
+class OtherNodes(Keeping):
     """Holders, values and other nodes. :class:`~remora.core.counting.directory.Directory` is the whole."""
 
     def __init__(self, node: NodeId, describe_loss: DescribeLoss) -> None:
         super().__init__(node, describe_loss)
-        self._node_handlers: dict[type, Callable[[NodeId, Any], None]] = {
+        self._node_handlers |= {
             m.NodeRegister: self.node_register,
             m.NodeAck: self.node_ack,
             m.NodeRelease: self.node_release,
@@ -29,8 +27,6 @@ class OtherNodes(Values):
             m.KeepAck: self.keep_ack,
             m.Unkeep: self.unkeep,
             m.Sync: self.sync,
-            GetObjects: self.node_get,
-            ObjectValue: self.object_value,
         }
 
     def node_message(self, node: NodeId, message: msgspec.Struct) -> None:
@@ -63,18 +59,16 @@ class OtherNodes(Values):
         self._keep_copy(KeepRequest(message.id, node, message.writer))
 
     def keep_ack(self, node: NodeId, message: m.KeepAck) -> None:
-        self._copy_answered(ObjectId(message.id), message.ok)
+        object_id = ObjectId(message.id)
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.spread is not None and entry.spread.promoted == node:
+            self.copy_kept(node, CopyKept(object_id, entry.writer, message.ok))
+        else:
+            self._copy_answered(object_id, message.ok)
 
     def unkeep(self, node: NodeId, message: m.Unkeep) -> None:
         self._parking.discard(lambda r: isinstance(r, KeepRequest) and r.node == node, message.id)
         self._copies.release(message.id, message.writer, node)
-
-    def node_get(self, node: NodeId, message: GetObjects) -> None:
-        for object_id in message.ids:
-            self._get(GetRequest(object_id, node))
-
-    def object_value(self, node: NodeId, message: ObjectValue) -> None:
-        self._remote_value(ObjectId(message.id), message.value)
 
     def sync(self, node: NodeId, message: m.Sync) -> None:
         """What the node does not list it does not have; what it lists and we do not know of, it asks for anew."""
@@ -91,6 +85,16 @@ class OtherNodes(Values):
                 self._copies.release(copied, writer, node)
         for copied, writer in message.kept:
             self._keep_copy(KeepRequest(copied, node, writer))
+        self._sync_readers(node, set(message.copies))
+
+    def _sync_readers(self, node: NodeId, copies: set[bytes]) -> None:
+        """What the node neither has nor receives it does not, and what is freed here it is told to free."""
+        for unknown in copies - self._entries.keys():
+            self._list(node, FreeCopies, unknown)
+        for object_id, entry in self._entries.items():
+            if entry.spread is not None and object_id not in copies and node in entry.spread.evictable:
+                entry.spread.remove(node)
+                self._keep_enough(object_id, entry)
 
     def node_reconnected(self, node: NodeId) -> None:
         """A connection to the node replaces a lost one; nothing of the old one will be read any more."""
@@ -102,29 +106,38 @@ class OtherNodes(Values):
             for member in members
         ]
         kept = [
-            (object_id, entry.writer) for object_id, entry in self._entries.items() if self._has_copy_on(node, entry)
+            (object_id, entry.writer)
+            for object_id, entry in self._entries.items()
+            if self._has_copy_on(node, entry) or (entry.spread is not None and entry.spread.is_keeper(node))
         ]
-        self._tell(node, m.Sync(list(held), list(kept)))
-        for object_id in self._remote_gets:
+        copies = [object_id for object_id, _ in self._local if home_of(object_id) == node]
+        self._tell(node, m.Sync(list(held), list(kept), list(copies)))
+        for object_id, waiting in self._remote_gets.items():
             if home_of(object_id) == node:
-                self._list(node, GetObjects, object_id)
+                self._list(node, GetObjects, object_id, min(waiting.values()))
 
     def _mourn(self, node: NodeId) -> None:
         """The node was declared dead, once and for ever; whatever is awaited from it is lost now."""
         self._dead_nodes.add(node)
         self._void_requests_of(node)
+        self._alive_nodes = [alive for alive in self._alive_nodes if alive != node]
         for object_id, entry in list(self._entries.items()):
+            if entry.spread is not None:
+                entry.spread.remove(node)
             if self._has_copy_on(node, entry):
-                self._lose(object_id, entry, LossReason.NODE_DIED, node)
-                self._acknowledge_publication(object_id, entry)
-                self._wake(object_id, entry)
+                self._promote(object_id, entry)
+            elif entry.spread is not None:
+                self._go_on_without(node, object_id, entry)
         for object_id in [object_id for object_id in self._foreign if home_of(object_id) == node]:
             for member, hold in list(self._foreign[object_id].items()):
                 self._forget_foreign(object_id, member)
                 if hold is Hold.ASKED:
                     self._answer(object_id, member, ok=False)
-        for object_id in [object_id for object_id in self._remote_gets if home_of(object_id) == node]:
-            self._remote_value(object_id, self._lost(object_id, LossReason.NODE_DIED, node))
+        awaited = [object_id for object_id in self._remote_gets if home_of(object_id) == node]
+        self._lose_remote_gets(awaited, LossReason.NODE_DIED, node)
+        for object_id, _ in self._local:
+            if home_of(object_id) == node:
+                self._remove_local(object_id)
 
     def _forget_node(self, node: NodeId) -> None:
         for object_id, holder in self._held_from(node):

@@ -23,10 +23,11 @@ class HoldRequest(msgspec.Struct, frozen=True):
 
 
 class GetRequest(msgspec.Struct, frozen=True):
-    """*waiter*, a process or node, wants the value."""
+    """*waiter*, a process or node, wants the value; see ``GetObjects`` for the purpose."""
 
     id: bytes
     waiter: bytes
+    purpose: int = 0
 
 
 class KeepRequest(msgspec.Struct, frozen=True):

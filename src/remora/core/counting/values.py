@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from remora.base.ids import NodeId, ObjectId, ProcessId, process_of
-from remora.base.object_ref import FAILED, PENDING
-from remora.core.counting.copies import ArenaCopies
-from remora.core.counting.entries import NO_CONTENTS, DescribeLoss, Entry, Loss, LossReason
-from remora.core.counting.holders import Holders
+from remora.base.object_ref import PENDING
+from remora.core.counting.entries import NO_CONTENTS, DescribeLoss, Entry, LossReason
+from remora.core.counting.lending import Lending
 from remora.core.counting.parking import DropRequest, GetRequest, KeepRequest
+from remora.core.counting.reading import TO_KNOW
 from remora.core.counting.vocabulary import FreeLocation, Hold, home_of, is_process
 from remora.messages.counting import Keep, KeepAck, PublishAck, Unkeep
-from remora.messages.objects import GetObjects, Location, ObjectValue, Value
+from remora.messages.objects import GetObjects, Location, Value
 
 
-class Values(Holders):
-    """Holders and values. :class:`~remora.core.counting.directory.Directory` is the whole."""
+class Values(Lending):
+    """All that concerns values. :class:`~remora.core.counting.directory.Directory` is the whole."""
 
     def __init__(self, node: NodeId, describe_loss: DescribeLoss) -> None:
-        super().__init__(node)
-        self._describe_loss = describe_loss
-        self._copies = ArenaCopies(self.outbox.append)
+        super().__init__(node, describe_loss)
         self._pending: dict[ObjectId, None] = {}
-        self._waiting: dict[bytes, dict[ObjectId, None]] = {}
-        """Per process of this node: ids whose values it waits for."""
-        self._remote_gets: dict[ObjectId, dict[ProcessId, None]] = {}
-        """Per id of another home: processes of this node that wait for its value."""
+        self._node_handlers[GetObjects] = self.node_get
 
     # Telling
 
@@ -50,6 +45,8 @@ class Values(Holders):
             self._take_copy(object_id, entry, value.location)
         self._acknowledge_publication(object_id, entry)
         self._wake(object_id, entry)
+        if entry.spread is not None:
+            self._keep_enough(object_id, entry)
 
     def _lies_elsewhere(self, value: Value) -> bool:
         return value.location is not None and value.location.node != self.node
@@ -82,6 +79,9 @@ class Values(Holders):
     def _keep_copy(self, request: KeepRequest, final: bool = False) -> None:
         """A home, perhaps this one, wants the copy kept that a process of this node stored."""
         object_id, node, writer = ObjectId(request.id), request.node, request.writer
+        copy = self._local.get(object_id)
+        if copy is not None and copy.location is not None and copy.writer == writer:
+            self._keep_local(object_id, copy)
         found = (object_id, writer) in self._copies
         if not found and not final and self._park(writer, request):
             return
@@ -105,6 +105,8 @@ class Values(Holders):
             self._lose(object_id, entry, LossReason.COPY_LOST, entry.writer)
         self._acknowledge_publication(object_id, entry)
         self._wake(object_id, entry)
+        if entry.spread is not None:
+            self._keep_enough(object_id, entry)
 
     def _drop_copy(self, request: DropRequest, final: bool = False) -> None:
         """A process does not keep a copy any more, or none of those that the writer stored for it."""
@@ -133,6 +135,10 @@ class Values(Holders):
 
     # Asking
 
+    def node_get(self, node: NodeId, message: GetObjects) -> None:
+        for object_id in message.ids:
+            self._get(GetRequest(object_id, node, message.purpose))
+
     def _get(self, request: GetRequest, final: bool = False) -> None:
         """A process of this node, or another node, waits for the value of an object whose home is here."""
         object_id, waiter = ObjectId(request.id), request.waiter
@@ -141,57 +147,47 @@ class Values(Holders):
             if final or not self._park(process_of(object_id), request):
                 self._give(waiter, object_id, self._lost(object_id, LossReason.UNKNOWN, process_of(object_id)))
         elif entry.can_be_read:
-            self._give(waiter, object_id, entry.value)
+            self._serve(waiter, request.purpose, object_id, entry)
         else:
             entry.waiters = entry.waiters or {}
-            entry.waiters[waiter] = None
+            entry.waiters[waiter] = min(request.purpose, entry.waiters.get(waiter, request.purpose))
             if is_process(waiter):
                 self._waiting.setdefault(waiter, {})[object_id] = None
 
-    def _get_elsewhere(self, object_id: ObjectId, process: ProcessId) -> None:
+    def _serve(self, waiter: bytes, purpose: int, object_id: ObjectId, entry: Entry) -> None:
+        """There is a value: give it, or have it fetched from where it lies."""
+        location = entry.value.location
+        if location is None or purpose == TO_KNOW:
+            self._give(waiter, object_id, entry.value)
+        elif not is_process(waiter):
+            self._lend(NodeId(waiter), object_id, entry)
+        elif location.node == self.node:
+            self._give(waiter, object_id, entry.value)
+        else:
+            self._fetch(object_id, ProcessId(waiter), purpose)
+
+    def _get_elsewhere(self, object_id: ObjectId, process: ProcessId, purpose: int) -> None:
         home = home_of(object_id)
         if home in self._dead_nodes:
             self._give(process, object_id, self._lost(object_id, LossReason.NODE_DIED, home))
-            return
-        waiting = self._remote_gets.setdefault(object_id, {})
-        if not waiting:
-            self._list(home, GetObjects, object_id)
-        waiting[process] = None
-        self._waiting.setdefault(process, {})[object_id] = None
+        else:
+            self._fetch(object_id, process, purpose)
 
     def _forget_get(self, process: ProcessId, ids: Iterable[ObjectId]) -> None:
         for object_id in ids:
             self._note_not_waiting(process, object_id)
+            self._forget_fetch(process, object_id)
             entry = self._entries.get(object_id)
             if entry is not None and entry.waiters:
                 entry.waiters.pop(process, None)
-            elif home_of(object_id) != self.node:
-                self._remote_gets.get(object_id, {}).pop(process, None)
-                if not self._remote_gets.get(object_id, True):
-                    del self._remote_gets[object_id]
-            elif self._parking:
+            elif entry is None and self._parking:
                 self._parking.discard(lambda r: isinstance(r, GetRequest) and r.waiter == process, object_id)
-
-    def _remote_value(self, object_id: ObjectId, value: Value) -> None:
-        for process in self._remote_gets.pop(object_id, {}):
-            self._give(process, object_id, value)
 
     def _wake(self, object_id: ObjectId, entry: Entry) -> None:
         if entry.waiters and entry.can_be_read:
             waiters, entry.waiters = entry.waiters, None
-            for waiter in waiters:
-                self._give(waiter, object_id, entry.value)
-
-    def _give(self, waiter: bytes, object_id: ObjectId, value: Value) -> None:
-        self._note_not_waiting(waiter, object_id)
-        self._tell(waiter, ObjectValue(object_id, value))
-
-    def _note_not_waiting(self, waiter: bytes, object_id: ObjectId) -> None:
-        waiting = self._waiting.get(waiter)
-        if waiting is not None:
-            waiting.pop(object_id, None)
-            if not waiting:
-                del self._waiting[waiter]
+            for waiter, purpose in waiters.items():
+                self._serve(waiter, purpose, object_id, entry)
 
     # Losing
 
@@ -203,11 +199,9 @@ class Values(Holders):
         contents, entry.contents, entry.asked = entry.contents, NO_CONTENTS, 0
         self._drop([content for content, hold in contents.items() if hold is not Hold.GONE], object_id)
 
-    def _lost(self, object_id: ObjectId, reason: LossReason, where: bytes) -> Value:
-        return Value(FAILED, self._describe_loss(Loss(object_id, reason, where)))
-
     def _freed(self, object_id: ObjectId, entry: Entry) -> None:
         self._pending.pop(object_id, None)
+        self._free_spread(object_id, entry)
         self._let_copy_go(object_id, entry)
         waiters, entry.waiters = entry.waiters or {}, None
         for waiter in waiters:

@@ -61,7 +61,35 @@ class ObjectFreed(msgspec.Struct, frozen=True):
     id: bytes
 
 
-Effect = Send | LetGo | KeepLocation | FreeLocation | ObjectFreed
+class StartPull(msgspec.Struct, frozen=True):
+    """Bring the value that *writer* stored to this node, from one of *sources*, the best first.
+
+    ``copy_arrived`` or ``copy_failed`` of the directory answers. Of a pull that is under way: go on with these sources.
+    """
+
+    id: bytes
+    writer: bytes
+    size_bytes: int
+    sources: tuple[bytes, ...]
+    purpose: int
+
+
+class RaisePull(msgspec.Struct, frozen=True):
+    """The pull that is under way has become more urgent."""
+
+    id: bytes
+    writer: bytes
+    purpose: int
+
+
+class CancelPull(msgspec.Struct, frozen=True):
+    """Nobody wants the value here any more: end the pull, free its space, say nothing."""
+
+    id: bytes
+    writer: bytes
+
+
+Effect = Send | LetGo | KeepLocation | FreeLocation | ObjectFreed | StartPull | RaisePull | CancelPull
 
 
 def is_process(holder: bytes) -> bool:
