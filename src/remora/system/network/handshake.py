@@ -132,10 +132,10 @@ class Handshake:
             self._unsent = memoryview(step)
         else:
             assert step is START_TLS
-            from remora.system.network.tls import TlsTransport, wrap
+            from remora.system.network.tls import TlsTransport  # costs what a clear cluster need not pay
 
-            wrapped = wrap(self._socket, self._credentials, is_server=not self._is_opener)
-            self._transport = self._shaking = TlsTransport(wrapped)
+            self._shaking = TlsTransport(self._socket, self._credentials, is_server=not self._is_opener)
+            self._transport = self._shaking
 
     def _receive(self) -> None:
         buffer = bytearray(self._wanted_bytes - len(self._received))

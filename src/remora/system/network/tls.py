@@ -6,6 +6,7 @@ There are no session tickets: nobody would use them, and a peer that closes with
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import socket
@@ -17,7 +18,7 @@ from remora.base.credentials import ClusterCredentials
 
 WRITE_LIMIT_BYTES = 256 * 1024
 """Encrypted at once: bounds how long a reader waits for the lock."""
-RECORD_LIMIT_BYTES = 16 * 1024
+READ_SIZE_BYTES = 128 * 1024
 
 
 @functools.cache
@@ -45,28 +46,52 @@ def server_context(credentials: ClusterCredentials) -> ssl.SSLContext:
 
 
 def wrap(sock: socket.socket, credentials: ClusterCredentials, is_server: bool) -> ssl.SSLSocket:
-    """*sock* with TLS above it, before the handshake; *sock* itself is detached."""
+    """*sock* with TLS above it, before the handshake, for threads that block; *sock* itself is detached."""
     context = server_context(credentials) if is_server else client_context()
     return context.wrap_socket(sock, server_side=is_server, do_handshake_on_connect=False)
 
 
-def fingerprint_of_peer(sock: ssl.SSLSocket) -> bytes:
+def fingerprint_of_peer(ssl_object: ssl.SSLSocket | ssl.SSLObject) -> bytes:
     """The SHA-256 of the peer's certificate; empty when it showed none."""
-    certificate = sock.getpeercert(binary_form=True)
+    certificate = ssl_object.getpeercert(binary_form=True)
     return hashlib.sha256(certificate).digest() if certificate else b""
 
 
 class TlsTransport:
-    """A TLS socket as a :class:`~remora.system.network.transports.Transport`.
+    """A TCP socket and TLS as a :class:`~remora.system.network.transports.Transport`.
 
-    OpenSSL's objects must not be used by two threads at once, and one thread may write while another reads.
+    OpenSSL's objects must not be used by two threads at once, and one thread may write while another reads, so a lock
+    is around them. They are given memory, not the socket: a TLS socket of Python reports a reset as an end of file, and
+    makes two system calls for each 16 KB.
     """
 
-    __slots__ = ("_lock", "_socket", "failure", "received_bytes", "wants_write")
+    __slots__ = (
+        "_accepted_bytes",
+        "_buffer",
+        "_decrypts_more",
+        "_from_peer",
+        "_lock",
+        "_socket",
+        "_ssl",
+        "_to_peer",
+        "_unsent",
+        "failure",
+        "received_bytes",
+        "wants_write",
+    )
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
+    def __init__(self, sock: socket.socket, credentials: ClusterCredentials, is_server: bool) -> None:
+        sock.setblocking(False)
         self._socket = sock
         self._lock = threading.Lock()
+        self._from_peer = ssl.MemoryBIO()
+        self._to_peer = ssl.MemoryBIO()
+        context = server_context(credentials) if is_server else client_context()
+        self._ssl = context.wrap_bio(self._from_peer, self._to_peer, is_server)
+        self._buffer = memoryview(bytearray(READ_SIZE_BYTES))
+        self._unsent = memoryview(b"")
+        self._accepted_bytes = 0
+        self._decrypts_more = False
         self.failure: OSError | None = None
         self.received_bytes = 0
         self.wants_write = False
@@ -78,15 +103,25 @@ class TlsTransport:
             BlockingIOError: it has to wait for the socket; ``wants_write`` says for what.
             OSError: it failed.
         """
-        try:
-            self._socket.do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-            self.wants_write = isinstance(error, ssl.SSLWantWriteError)
-            raise BlockingIOError from None
+        with self._lock:
+            while True:
+                try:
+                    self._ssl.do_handshake()
+                    is_done = True
+                except ssl.SSLWantReadError:
+                    is_done = False
+                except ssl.SSLError:
+                    self._say_why_it_failed()
+                    raise
+                self._write_out()
+                if is_done:
+                    return
+                if not self._read_in():
+                    raise ConnectionResetError("the other side closed the connection during the handshake of TLS")
 
     def peer_fingerprint(self) -> bytes:
         """The SHA-256 of the peer's certificate; empty when it showed none."""
-        return fingerprint_of_peer(self._socket)
+        return fingerprint_of_peer(self._ssl)
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -104,45 +139,70 @@ class TlsTransport:
             OSError: the connection is broken, or the peer has closed.
         """
         with self._lock:
-            try:
-                return self._socket.send(memoryview(data)[:WRITE_LIMIT_BYTES])
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                raise BlockingIOError from None
-            except OSError as error:
-                self.failure = self.failure or error
-                raise
+            if not self._accepted_bytes:
+                self._accepted_bytes = self._ssl.write(memoryview(data)[:WRITE_LIMIT_BYTES])
+            self._write_out()
+            accepted_bytes, self._accepted_bytes = self._accepted_bytes, 0
+            return accepted_bytes
 
     def recv_into(self, view: memoryview) -> int:
-        """How many bytes came, of as many records as fit; 0 is an end of file.
+        """How many bytes came; 0 is an end of file.
 
         Raises:
             BlockingIOError: none.
             OSError: the connection is broken.
         """
-        received = 0
         with self._lock:
-            while True:
-                try:
-                    size_bytes = self._socket.recv_into(view[received:])
-                except OSError as error:
-                    if not isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
-                        self.failure = self.failure or error
-                        if not received:
-                            raise
-                    elif not received:
-                        raise BlockingIOError from None
-                    break  # what came goes first; a broken connection has its end after it
-                received += size_bytes
-                if not size_bytes or len(view) - received < RECORD_LIMIT_BYTES:
-                    break
+            while not (received := self._decrypt(view)):
+                if not self._read_in():
+                    return 0
         self.received_bytes += received
         return received
 
     def pending(self) -> int:
-        """How many bytes are decrypted already, of which the descriptor does not tell."""
-        return self._socket.pending()
+        """Whether there is more to decrypt, of which the descriptor does not tell."""
+        return self._decrypts_more
 
     def close(self) -> None:
         """Close the socket."""
         with self._lock:
             self._socket.close()
+
+    def _decrypt(self, view: memoryview) -> int:
+        received = 0
+        self._decrypts_more = False
+        while received < len(view):
+            try:
+                size_bytes = self._ssl.read(len(view) - received, view[received:])  # type: ignore[arg-type]
+            except ssl.SSLWantReadError:
+                return received
+            if not size_bytes:
+                return received
+            received += size_bytes
+        self._decrypts_more = True
+        return received
+
+    def _read_in(self) -> int:
+        received = self._socket.recv_into(self._buffer)
+        self._from_peer.write(self._buffer[:received])
+        return received
+
+    def _write_out(self) -> None:
+        """Write what is encrypted; raises BlockingIOError when the kernel does not take all of it."""
+        try:
+            while self._unsent or self._to_peer.pending:
+                if not self._unsent:
+                    self._unsent = memoryview(self._to_peer.read())
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            self.wants_write = True
+            raise
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        self.wants_write = False
+
+    def _say_why_it_failed(self) -> None:
+        """The alert that TLS has for the peer; it may have left."""
+        with contextlib.suppress(OSError):
+            self._write_out()
