@@ -171,7 +171,7 @@ def why_never(need: Resources, nodes: Sequence[Mapping[str, int]]) -> str:
 def _lack(name: str, amount: int, most: Mapping[str, int]) -> str:
     if name in most:
         return f"no node has {name} {_amount(name, amount)}, the most is {_amount(name, most[name])}"
-    meant = nearest_name(name, most)
+    meant = None if name in _OWN_ARGUMENT else nearest_name(name, most)
     return f"no node has any {name!r}" + (f" (is {meant!r} meant?)" if meant else "")
 
 

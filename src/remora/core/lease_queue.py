@@ -255,6 +255,22 @@ class LeaseQueue:
         request.left -= count
         return count
 
+    def want_more(self, process: bytes, number: int, count: int) -> None:
+        """*count* more leases of a request that waits.
+
+        Raises:
+            ValueError: there is none of this number.
+        """
+        request = self._find(process, number)
+        if request is None:
+            raise ValueError(f"{short(process)} has no request number {number} that waits")
+        request.left += count
+
+    def demand_of(self, process: bytes, number: int) -> Demand | None:
+        """The demand of a request that waits."""
+        request = self._find(process, number)
+        return request.claim.demand if request is not None else None
+
     def _find(self, process: bytes, number: int) -> Request | None:
         requester = self._requesters.get(process)
         claims = requester.claims.values() if requester is not None else ()

@@ -17,8 +17,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from remora.base.bundle_names import group_of
 from remora.base.ids import short
 from remora.base.resources import CPU, UNITS_PER_ONE, Resources
+from remora.core.bundle_ledger import BundleLedger
 from remora.core.lease import (
     ActorDelayed,
     ActorPlaced,
@@ -38,7 +40,8 @@ from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseG
 
 RECLAIM_EVERY_S = 0.01
 REPORT_EVERY_S = 0.5
-PATIENCE_S = 0.5
+REMEMBERED_GROUPS = 1000
+PATIENCE_S = 10.0
 
 
 class LeaseTable:
@@ -60,6 +63,10 @@ class LeaseTable:
         cpus = -(-total.units.get(CPU, 0) // UNITS_PER_ONE)
         self.pool = WorkerPool(cpus, lambda effect: self.outbox.append(effect), warm, max_workers)
         self.ledger = ResourcesLedger(total)
+        self.bundles = BundleLedger(self.ledger)
+        """Call :meth:`bundles_changed` after changing it."""
+        self._removed_groups: dict[bytes, str] = {}
+        """Placement groups that nothing waits for, and why."""
         self._nodes = [total.units]
         self._queue = LeaseQueue()
         self._tickets: dict[Key, dict[Ticket, None]] = {}
@@ -110,6 +117,20 @@ class LeaseTable:
         self._dispatch(now_s)
         return taken
 
+    def want_more(self, process: bytes, number: int, count: int, now_s: float) -> None:
+        """*count* more leases of a request that waits for resources.
+
+        Raises:
+            ValueError: it does not wait for any.
+        """
+        self._queue.want_more(process, number, count)
+        self._dispatch(now_s)
+
+    def is_stuck(self, process: bytes, number: int) -> bool:
+        """Whether the request waits for what this node will not have free before some actor ends."""
+        demand = self._queue.demand_of(process, number)
+        return demand is not None and bool(why_it_waits(demand, self._nodes, self._leases.values(), self.ledger)[0])
+
     def queued(self, process: bytes, number: int) -> int:
         """How many of the request's leases wait for resources."""
         return self._queue.left(process, number)
@@ -135,11 +156,15 @@ class LeaseTable:
         """
         self._add(actor, 0, (job, need, placement, strategy, environment, True), 1, now_s)
 
-    def cancel(self, process: bytes, number: int, now_s: float) -> None:
-        """What of the request is not granted is not wanted any more."""
+    def cancel(self, process: bytes, number: int, now_s: float) -> int:
+        """What of the request is not granted is not wanted any more; returns how many leases that are."""
+        count = self._queue.left(process, number)
         self._queue.cancel(process, number)
-        self._drop_tickets(lambda ticket: ticket.request.number == number and ticket.claim.requester.process == process)
+        dropped = self._drop_tickets(
+            lambda ticket: ticket.request.number == number and ticket.claim.requester.process == process
+        )
         self._dispatch(now_s)
+        return count + len(dropped)
 
     def returned(self, process: bytes, leases: Sequence[int], now_s: float) -> None:
         """The holder has nothing more for these workers.
@@ -248,10 +273,31 @@ class LeaseTable:
             ValueError: this node has less of something than before.
         """
         self.ledger.grow(total)
-        self._nodes = [total.units, *(node.units for node in other_nodes)]
+        self._nodes = [self.ledger.total.units, *(node.units for node in other_nodes)]
+        self.bundles_changed(now_s)
+
+    def bundles_changed(self, now_s: float) -> None:
+        """Bundles of placement groups came or went: what waits may fit now, or not any more."""
+        self._nodes[0] = total = self.ledger.total.units
         for demand in self._queue.pending():
-            demand.fits_here = demand.required.fits_into(total.units)
+            demand.fits_here = demand.required.fits_into(total)
         self._dispatch(now_s)
+
+    def group_removed(self, group: bytes, reason: str, now_s: float) -> list[bytes]:
+        """Fail what waits for resources of the group, now and later. Returns the workers that have some."""
+        self._removed_groups.pop(group, None)
+        self._removed_groups[group] = reason
+        if len(self._removed_groups) > REMEMBERED_GROUPS:
+            del self._removed_groups[next(iter(self._removed_groups))]
+        for ticket in self._drop_tickets(lambda ticket: group_of(ticket.allocation.need) == group):
+            self._queue.cancel(ticket.claim.requester.process, ticket.request.number)
+            self._say_group_removed(ticket.claim, ticket.request.number, reason)
+        for demand in [demand for demand in self._queue.pending() if group_of(demand.need) == group]:
+            for request in list(self._queue.requests(demand)):
+                self._queue.cancel(request.claim.requester.process, request.number)
+                self._say_group_removed(request.claim, request.number, reason)
+        self._dispatch(now_s)
+        return [lease.worker.process for lease in self._leases.values() if group_of(lease.allocation.need) == group]
 
     def tick(self, now_s: float) -> None:
         """Take leases back for those who starve, say why others wait, stop idle workers."""
@@ -292,6 +338,8 @@ class LeaseTable:
         claim = self._queue.add(process, number, key, count, now_s)
         claim.demand.fits_here = claim.demand.required.fits_into(self.ledger.total.units)
         self._dispatch(now_s)
+        if self._removed_groups and (group := group_of(claim.demand.need)) in self._removed_groups:
+            self.group_removed(group, self._removed_groups[group], now_s)
         begins_to_wait = list(claim.requests) == [number]
         if begins_to_wait or (claim.requests and now_s >= self._reclaim_at_s):
             self._reclaim(now_s)
@@ -410,6 +458,13 @@ class LeaseTable:
         else:
             self.outbox.append(Send(requester, LeaseDelayed(request.number, reason)))
 
+    def _say_group_removed(self, claim: Claim, number: int, reason: str) -> None:
+        requester = claim.requester.process
+        if claim.demand.dedicated:
+            self.outbox.append(ActorUnplaceable(requester, reason))
+        else:
+            self.outbox.append(Send(requester, RequestFailed(number, reason, True)))
+
     def _say_failed(self, ticket: Ticket, reason: str) -> None:
         requester = ticket.claim.requester.process
         if ticket.claim.demand.dedicated:
@@ -427,7 +482,9 @@ class LeaseTable:
         self._queue.validate()
         allocations = [lease.allocation for lease in self._leases.values()]
         allocations += [ticket.allocation for tickets in self._tickets.values() for ticket in tickets]
-        assert {id(a) for a in allocations} == self.ledger.allocated(), f"{self!r}: resources that nobody has"
+        taken = {id(allocation) for allocation in allocations} | self.bundles.allocated()
+        assert taken == self.ledger.allocated(), f"{self!r}: resources that nobody has"
+        self.bundles.validate()
         workers = [lease.worker.process for lease in self._leases.values()]
         assert len(workers) == len(set(workers)), f"{self!r}: a worker has two leases"
         assert self._lease_of_worker == {lease.worker.process: lease for lease in self._leases.values()}

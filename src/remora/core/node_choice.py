@@ -35,10 +35,15 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Never(msgspec.Struct, frozen=True):
-    """No node that is there can run it. ``is_final`` says that no node that joins could, either."""
+    """No node that is there can run it.
+
+    ``is_final`` says that no node that joins could, either. That a node is not there is certain when this node has
+    heard of its death; else news of its life may be on the way: ``is_certain`` is false.
+    """
 
     reason: str
     is_final: bool = False
+    is_certain: bool = True
 
 
 def choose(
@@ -106,11 +111,11 @@ def _allowed(required: Resources, strategy: Strategy, view: ClusterView) -> Sequ
 def _why_not_there(strategy: Strategy, wanted: NodeView | None) -> Never:
     asked = f"its scheduling_strategy asks for node {strategy.node} and no other (soft=False)"
     if wanted is None:
-        return Never(f"{asked}, and there is no such node in the cluster; remora.nodes() lists their ids")
+        return Never(f"{asked}, and there is no such node in the cluster; remora.nodes() lists their ids", True, False)
     if not wanted.is_alive:
         cause = f": {wanted.death_cause}" if wanted.death_cause else ""
-        return Never(f"{asked}, and {wanted} is gone{cause}", is_final=True)
-    return Never(f"{asked}, and {wanted}: {why_no_labels(strategy.labels, [wanted.labels])}", is_final=True)
+        return Never(f"{asked}, and {wanted} is gone{cause}", True)
+    return Never(f"{asked}, and {wanted}: {why_no_labels(strategy.labels, [wanted.labels])}", True)
 
 
 def _why_never(required: Resources, strategy: Strategy, allowed: Sequence[NodeView], view: ClusterView) -> str:
