@@ -60,6 +60,21 @@ def is_cpu(name: str) -> bool:
     return name == CPU or (name.startswith("CPU_group_") and base_name(name) == CPU)
 
 
+def without_group(units: Mapping[str, int]) -> dict[str, int]:
+    """Amounts under the names that the node itself has for them, as users asked for them; without markers.
+
+    Example:
+        >>> without_group(in_group(Resources.of(num_cpus=1), bytes(16)).units)
+        {'CPU': 10000}
+    """
+    plain: dict[str, int] = {}
+    for name, amount in units.items():
+        base = base_name(name)
+        if base == name or base not in (BUNDLE, CAPTURE):
+            plain[base] = max(amount, plain.get(base, 0))
+    return plain
+
+
 def in_group(resources: Resources, group: bytes, index: int = ANY_BUNDLE, *, captures: bool = False) -> Resources:
     """What a task needs that needs *resources* and runs in the group.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from remora.base.options import ActorOptions, MethodOptions, TaskOptions
+    from remora.base.placement_groups import PlacementGroups
 
 Refs = ObjectRef[Any] | list[ObjectRef[Any]] | None
 """What a call returns: one ref, ``num_returns`` refs when that is above 1, None when it is 0."""
@@ -209,6 +210,11 @@ class Runtime(Protocol):
         Raises:
             TypeError: no method of an actor is running here.
         """
+        ...
+
+    @property
+    def placement_groups(self) -> PlacementGroups:
+        """All about placement groups."""
         ...
 
     # ------------------------------------------------------------------ session

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from remora.base.resources import CPU, Resources, describe_units, why_never
+from remora.base.bundle_names import is_cpu
+from remora.base.resources import Resources, describe_units, why_never
 from remora.core.lease import Lease
 from remora.core.lease_queue import Claim, Demand
 from remora.core.resources_ledger import ResourcesLedger
@@ -69,7 +70,7 @@ def _lack(need: Resources, expected: Mapping[str, int]) -> set[str]:
 
 def _add(expected: dict[str, int], lease: Lease) -> None:
     for name, amount in lease.allocation.need.units.items():
-        if name != CPU or not lease.allocation.cpus_lent:
+        if not lease.allocation.cpus_lent or not is_cpu(name):
             expected[name] = expected.get(name, 0) + amount
 
 

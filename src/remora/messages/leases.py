@@ -74,10 +74,14 @@ class LeaseDelayed(msgspec.Struct, array_like=True, tag=63, frozen=True):
 
 
 class RequestFailed(msgspec.Struct, array_like=True, tag=64, frozen=True):
-    """Daemon to submitter: the rest of the request can never be granted; its tasks fail with ``reason``."""
+    """Daemon to submitter: the rest of the request can never be granted; its tasks fail with ``reason``.
+
+    ``is_group_removed`` says that it is because their placement group is gone.
+    """
 
     request: int
     reason: str
+    is_group_removed: bool = False
 
 
 class LeaseBroken(msgspec.Struct, array_like=True, tag=65, frozen=True):

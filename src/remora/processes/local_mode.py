@@ -35,7 +35,8 @@ from remora.base.runtime import (
 from remora.processes.local_actor import LocalActor, make_actor
 from remora.processes.local_actor_plan import plan_of
 from remora.processes.local_calls import ActorExit, LocalCall, Outcomes, run_call, running, value_of, when_ready
-from remora.processes.local_session import PROCESS, LocalSession
+from remora.processes.local_placement_groups import LocalPlacementGroups
+from remora.processes.local_session import NODE_ID, PROCESS, LocalSession
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ class LocalRuntime(LocalSession):
     def __init__(self, options: InitOptions) -> None:
         super().__init__(options)
         self._outcomes = Outcomes()
+        self.placement_groups = LocalPlacementGroups(PROCESS, NODE_ID, self.namespace, self.put)
         self._next_call = count(1)
         self._naming = threading.RLock()
         self._named: dict[tuple[str, str], weakref.ref[ObjectRef[Any]]] = {}

@@ -1,4 +1,4 @@
-"""Helpers for programs: pools of actors, queues, names of actors."""
+"""Helpers for programs: pools of actors, queues, names of actors, placement groups."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from remora.api.actor_control import list_named_actors
+    from remora.api.placement_groups import (
+        get_current_placement_group,
+        get_placement_group,
+        placement_group,
+        placement_group_table,
+        remove_placement_group,
+    )
     from remora.util import queue
     from remora.util.actor_pool import ActorPool
 
-__all__ = ["ActorPool", "list_named_actors", "queue"]
+__all__ = [
+    "ActorPool",
+    "get_current_placement_group",
+    "get_placement_group",
+    "list_named_actors",
+    "placement_group",
+    "placement_group_table",
+    "queue",
+    "remove_placement_group",
+]
 
 _MODULE_OF = {
     "ActorPool": "remora.util.actor_pool",
+    "get_current_placement_group": "remora.api.placement_groups",
+    "get_placement_group": "remora.api.placement_groups",
     "list_named_actors": "remora.api.actor_control",
+    "placement_group": "remora.api.placement_groups",
+    "placement_group_table": "remora.api.placement_groups",
+    "remove_placement_group": "remora.api.placement_groups",
 }
 
 

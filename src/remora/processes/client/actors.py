@@ -351,6 +351,10 @@ class ActorClient:
         if options.concurrency_groups:
             self._client.warn("concurrency_groups have no effect yet: all methods of the actor share max_concurrency")
         self._client.check_alive()
+        needed, at_placement = (
+            self._client.groups.place(amounts, options.group, options.may_be_captured, f"actor {actor_class.name!r}")
+            for amounts in (options.resources, options.placement)
+        )
         pickled, captured = self._pickle_class(actor_class)
         call = next(self._next_call)
         creation: ObjectRef[Any] = ObjectRef(ObjectId(self._prefix + _pack_pair(call, 0)), INLINE, _data_of_none)
@@ -371,8 +375,8 @@ class ActorClient:
                 refs=message.refs,
                 values=message.values,
                 stored=message.stored,
-                resources=dict(options.resources.units),
-                placement=dict(options.placement.units),
+                resources=dict(needed.units),
+                placement=dict(at_placement.units),
                 strategy=options.strategy,
                 max_restarts=options.max_restarts,
                 max_task_retries=options.max_task_retries,

@@ -5,6 +5,7 @@ This is where a driver's or worker's objects are put together; each part owns it
 - ``values``: what is known of the values of refs
 - ``refs``: which refs others know of, and counting
 - ``tasks``, ``actors``: calls that this process submitted
+- ``groups``: placement groups, and the one in which this process and its calls run
 - ``arena``: reading and writing the node's shared memory
 - ``leadership``: which thread reads the sockets
 
@@ -45,6 +46,8 @@ from remora.processes.client.late_publications import LatePublications
 from remora.processes.client.leadership import Leadership
 from remora.processes.client.peers import Peers
 from remora.processes.client.pending import PendingCall
+from remora.processes.client.placement_groups import MESSAGES as GROUP_MESSAGES
+from remora.processes.client.placement_groups import PlacementGroupClient
 from remora.processes.client.refs import Refs
 from remora.processes.client.tasks import TaskClient
 from remora.processes.client.values import Values, tell_waiters
@@ -96,6 +99,7 @@ class Client:
         self.arguments = Arguments(self)
         self.tasks = TaskClient(self, request_limit=max(2, 2 * int(welcome.resources.get("CPU", 1))))
         self.actors = ActorClient(self)
+        self.groups = PlacementGroupClient(self)
         self.ended: str = ""
         """Why the session is over; empty while it is not."""
         self.describe_daemon_end: Callable[[], str] = lambda: "has ended"
@@ -225,6 +229,8 @@ class Client:
                     self.tasks.on_lease_message(message)
             elif kind in ARENA_MESSAGES:
                 self.arena.on_message(message)
+            elif kind in GROUP_MESSAGES:
+                self.groups.on_message(message)
             elif kind is WorkerOutput:
                 self.on_output(message)
             elif kind is SessionEnded:
@@ -324,6 +330,7 @@ class Client:
     def _abandon_all(self) -> None:
         self.tasks.abandon(self.ended)
         self.actors.abandon(self.ended)
+        self.groups.abandon(self.ended)
         with self.lock:
             unfinished = [ref for ref in self.refs.live() if ref.state < FIRST_FINISHED]
         self.later(self.values.fail, unfinished, serialize_system_error(LocalRayletDiedError(self.ended)))

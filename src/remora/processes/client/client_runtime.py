@@ -31,6 +31,7 @@ class ClientRuntime:
         self.get_actor = client.actors.get
         self.list_named_actors = client.actors.list_named
         self.kill = client.actors.kill
+        self.placement_groups = client.groups
 
     @property
     def is_connected(self) -> bool:

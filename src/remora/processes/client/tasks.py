@@ -16,6 +16,7 @@ from remora.base.errors import (
     LocalRayletDiedError,
     RemoraError,
     TaskCancelledError,
+    TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
@@ -26,7 +27,7 @@ from remora.base.runtime import Function, Refs
 from remora.core.node_choice import LOCALITY_BYTES
 from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
-from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
+from remora.messages.leases import RUNNING_UNKNOWN, LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
 from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerms, Reply, Task
 from remora.processes.client.arguments import put_on_wire
@@ -45,12 +46,15 @@ _pack_pair = Struct(">II").pack
 
 
 class CallPlan:
-    """What all calls of one function with the same options have in common; kept in the options' ``record``."""
+    """What all calls of one function with the same options have in common; kept in the options' ``record``.
+
+    ``owner`` is the scope of the :class:`TaskClient` in which it was made.
+    """
 
     __slots__ = ("function", "num_returns", "number", "owner", "record", "refs", "retries", "retry_exceptions", "shape")
 
     def __init__(
-        self, owner: TaskClient, function: Function, record: FunctionRecord, shape: TaskShape, options: TaskOptions
+        self, owner: object, function: Function, record: FunctionRecord, shape: TaskShape, options: TaskOptions
     ) -> None:
         self.owner = owner
         self.function = function
@@ -76,6 +80,8 @@ class TaskClient:
         self._prefix = client.process
         self._next_call = client.next_call
         self._submission: Submission[PendingCall] = Submission(request_limit)
+        self._scope = object()
+        """Another one as soon as calls of this process go to another placement group."""
         self._broken: dict[int, LeaseBroken] = {}
         """Leases whose workers are dead, until their connections were read to the end."""
 
@@ -84,7 +90,7 @@ class TaskClient:
     def submit(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Refs:
         """See :meth:`remora.base.runtime.Runtime.submit`."""
         plan: CallPlan | None = options.record
-        if plan is None or plan.owner is not self or plan.function is not function:
+        if plan is None or plan.owner is not self._scope or plan.function is not function:
             plan = self._plan(function, options)
         call = next(self._next_call)
         record = PendingCall(call, Task(call, plan.number), plan.record, plan.shape, None, plan.retries)
@@ -156,19 +162,25 @@ class TaskClient:
                 shapes[key] = self._submission.shape(queue.resources, queue.strategy, queue.environment, near)
             record.shape = shapes[key]
 
+    def renew_plans(self) -> None:
+        """Calls that were planned before may go elsewhere now."""
+        self._scope = object()
+
     def _plan(self, function: Function, options: TaskOptions) -> CallPlan:
         functions = self._client.functions
         record: FunctionRecord | None = function.record
         if record is None or record.owner is not functions:
             record = function.record = functions.define(function.function, function.name)
-        key = (options.resources, options.strategy)
+        groups = self._client.groups
+        needed = groups.place(options.resources, options.group, options.may_be_captured, f"task {function.name!r}")
+        key = (needed, options.strategy)
         with self._lock:
             shape = record.shapes.get(key)
             if shape is None:
-                shape = record.shapes[key] = self._submission.shape(options.resources.units, options.strategy)
+                shape = record.shapes[key] = self._submission.shape(needed.units, options.strategy)
             for ref in record.refs:
                 self._refs.publish(ref)
-        plan = options.record = CallPlan(self, function, record, shape, options)
+        plan = options.record = CallPlan(self._scope, function, record, shape, options)
         return plan
 
     # ------------------------------------------------------------------ what workers answer
@@ -276,7 +288,7 @@ class TaskClient:
                 self._submission.reclaim(message.lease)
             elif kind is RequestFailed:
                 self._submission.request_failed(message.request, message.reason)
-                self._carry_out(TaskUnschedulableError)
+                self._carry_out(TaskPlacementGroupRemoved if message.is_group_removed else TaskUnschedulableError)
             elif kind is LeaseDelayed:
                 self._client.warn(message.reason)
             self._carry_out()
@@ -321,7 +333,7 @@ class TaskClient:
         """The call that the dead worker began last, if it was one of these."""
         if node_of(worker.process) == self._client.node:
             return self._client.slots.running_call(worker.slot, self._prefix)
-        if not told:  # its node is dead: any of them may have run
+        if told == RUNNING_UNKNOWN:  # its node is dead: any of them may have run
             return next(reversed(worker.in_flight), None)
         return int.from_bytes(told[8:12], "big") if told[:8] == self._prefix else None
 

@@ -302,11 +302,15 @@ class Values:
 
     def fail(self, refs: Iterable[ObjectRef[Any]], data: bytes) -> None:
         """Give refs an error, and wake who waits for them. Not under the lock."""
+        self.settle(refs, Value(FAILED, data))
+
+    def settle(self, refs: Iterable[ObjectRef[Any]], value: Value) -> None:
+        """Give refs that have none a value without refs in it, and wake who waits for them. Not under the lock."""
         waited_for = []
         with self._client.lock:
             for ref in refs:
                 if ref.state < FIRST_FINISHED:
-                    self._set(ref, Value(FAILED, data), None)
+                    self._set(ref, value, None)
                     waited_for.append(ref)
             self._client.refs.carry_out()
         for ref in waited_for:

@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from remora.base import runtime
+from remora.base.bundle_names import without_group
 from remora.base.configuration import WorkerConfiguration, worker_socket_name, worker_sockets_name
 from remora.base.credentials import ClusterCredentials
 from remora.base.ids import ProcessId
@@ -244,12 +245,14 @@ class Worker:
 
     def take_terms(self, terms: LeaseTerms) -> None:
         """What runs here from now on may use this: libraries learn of GPUs from the environment, of CPUs by a call."""
-        cpus = max(1, terms.resources.get(CPU, 0) // UNITS_PER_ONE)
+        cpus = _cpus(terms)
         if terms.gpu_ids != self.terms.gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, terms.gpu_ids))
-        if cpus != max(1, self.terms.resources.get(CPU, 0) // UNITS_PER_ONE):
+        if cpus != _cpus(self.terms):
             set_blas_threads(cpus)
         self.terms = terms
+        if self.client.groups.enter(terms.resources):
+            self.client.tasks.renew_plans()
 
     def make_executor(self, is_async: bool, max_concurrency: int) -> Any:
         """What runs the calls of an actor with these options."""
@@ -317,3 +320,8 @@ class Worker:
             self._blocked_threads -= 1
             if not self._blocked_threads:
                 self.client.send_to_daemon(WorkerState(WORKER_RUNNING))
+
+
+def _cpus(terms: LeaseTerms) -> int:
+    """How many threads a library may use."""
+    return max(1, without_group(terms.resources).get(CPU, 0) // UNITS_PER_ONE)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from remora.base.bundle_names import without_group
 from remora.base.resources import Resources
 from remora.base.runtime import ActorFound, ContextInformation
 from remora.processes.client.client import Client
@@ -31,7 +32,7 @@ class WorkerRuntime(ClientRuntime):
             super().context(),
             is_driver=False,
             job_id=self._worker.job.hex(),
-            assigned_resources=Resources(terms.resources).to_floats(),
+            assigned_resources=Resources(without_group(terms.resources)).to_floats(),
             gpu_ids=terms.gpu_ids,
         )
         call = current_call()
