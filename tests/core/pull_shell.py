@@ -13,7 +13,7 @@ from remora.core.pull_records import (
     Finished,
     OpenStream,
     PullPurpose,
-    ReleaseSpace,
+    ReleasePull,
     RequestChunks,
     SourceFailed,
 )
@@ -41,6 +41,7 @@ class PullShell:
         self.streams: dict[tuple[NodeId, int], deque[Chunk]] = {}
         self.closing: dict[tuple[NodeId, int], str] = {}
         self.finished: list[int] = []
+        self.released: set[int] = set()
         self.failed: dict[int, str] = {}
         self.failed_sources: list[SourceFailed] = []
         self.asked_order: list[int] = []
@@ -69,9 +70,11 @@ class PullShell:
             self.asking[effect.pull] = effect.size_bytes
             if self.grants:
                 self.grant(effect.pull)
-        elif isinstance(effect, ReleaseSpace):
+        elif isinstance(effect, ReleasePull):
             assert not any(chunk.pull == effect.pull for queue in self.streams.values() for chunk in queue)
-            del self.space[effect.pull]
+            assert effect.pull not in self.released
+            self.released.add(effect.pull)
+            self.space.pop(effect.pull, None)
         elif isinstance(effect, OpenStream):
             assert (effect.source, effect.stream) not in self.streams
             self.streams[effect.source, effect.stream] = deque()

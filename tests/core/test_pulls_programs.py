@@ -123,6 +123,7 @@ class PullPrograms(RuleBasedStateMachine):
         shell.finish_all()
         assert {*shell.finished, *shell.failed, *self.ended} == set(self.started)
         assert not shell.space
+        assert shell.released == {*shell.failed, *self.ended}
         assert shell.pulls.in_flight_bytes == 0
 
 

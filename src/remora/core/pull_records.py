@@ -25,8 +25,8 @@ class AskSpace(NamedTuple):
     size_bytes: int
 
 
-class ReleaseSpace(NamedTuple):
-    """Effect: the space of this pull is not wanted, and nothing is being written to it any more."""
+class ReleasePull(NamedTuple):
+    """Effect: the pull ended without the object, and nothing of it is in use any more: release its space, if it has."""
 
     pull: int
 
@@ -83,7 +83,7 @@ class Failed(NamedTuple):
     reason: str
 
 
-Effect = AskSpace | ReleaseSpace | OpenStream | CloseStream | RequestChunks | Finished | SourceFailed | Failed
+Effect = AskSpace | ReleasePull | OpenStream | CloseStream | RequestChunks | Finished | SourceFailed | Failed
 
 
 class PullState(IntEnum):

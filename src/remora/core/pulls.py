@@ -34,7 +34,7 @@ from remora.core.pull_records import (
     Pull,
     PullPurpose,
     PullState,
-    ReleaseSpace,
+    ReleasePull,
     RequestChunks,
     SourceFailed,
 )
@@ -180,7 +180,7 @@ class PullManager:
         pull = self._asking(number)
         if pull.state is not PullState.ENDED:
             self._fail(pull, reason, now_s)
-        self._forget(pull, now_s)
+        self._release(pull, now_s)
 
     def fail(self, number: int, reason: str, now_s: float) -> None:
         """The node itself cannot take the object, for example since the machine has no memory left."""
@@ -396,14 +396,18 @@ class PullManager:
         pull.state = PullState.ENDED
         if was_queued:
             del self._queued[pull.purpose][pull.number], self._pulls[pull.number]
+            self.outbox.append(ReleasePull(pull.number))
             self._admit(now_s)
         elif pull.has_space:
             self._release_if_idle(pull, now_s)
 
     def _release_if_idle(self, pull: Pull, now_s: float) -> None:
         if not pull.outstanding:
-            self.outbox.append(ReleaseSpace(pull.number))
-            self._forget(pull, now_s)
+            self._release(pull, now_s)
+
+    def _release(self, pull: Pull, now_s: float) -> None:
+        self.outbox.append(ReleasePull(pull.number))
+        self._forget(pull, now_s)
 
     def _forget(self, pull: Pull, now_s: float) -> None:
         """It was in flight and is over."""
