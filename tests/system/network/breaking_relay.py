@@ -1,4 +1,4 @@
-"""A relay between two nodes that breaks connections: a thread that forwards bytes and resets both sides now and then."""
+"""A relay between two nodes that breaks connections: a thread forwards bytes and now and then resets both sides."""
 
 from __future__ import annotations
 
