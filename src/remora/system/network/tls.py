@@ -12,7 +12,7 @@ import hashlib
 import socket
 import ssl
 import threading
-from typing import Any
+from typing import Any, cast
 
 from remora.base.credentials import ClusterCredentials
 
@@ -173,7 +173,7 @@ class TlsTransport:
         self._decrypts_more = False
         while received < len(view):
             try:
-                size_bytes = self._ssl.read(len(view) - received, view[received:])  # type: ignore[arg-type]
+                size_bytes = cast(int, self._ssl.read(len(view) - received, view[received:]))
             except ssl.SSLWantReadError:
                 return received
             if not size_bytes:
