@@ -19,6 +19,10 @@ def worker_socket_name(worker_number: int) -> str:
     return f"worker-{worker_number}"
 
 
+JOIN_FILE = "join"
+"""In the session's folder of a cluster's node: the join string, written when the node is a member."""
+
+
 def worker_sockets_name(worker_number: int) -> str:
     """The file in the session directory at which a worker is given accepted sockets of other nodes."""
     return f"worker-{worker_number}.sockets"

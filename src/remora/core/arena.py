@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from remora.base.ids import ProcessId
 from remora.core.arena_layout import extent_size_of, footprint_of, offset_space_of, round_up_to_pages
 from remora.core.arena_ledger import ArenaLedger
-from remora.core.arena_records import ArenaBlock, ArenaUsage, PunchHoles, ReadMemory, Send, SpaceRequest
+from remora.core.arena_records import ArenaUsage, PunchHoles, ReadMemory, Send, SpaceRequest
 from remora.core.arena_requests import Grant, SpaceQueue
 from remora.core.arena_space import ArenaSpace
 from remora.messages.arena import (
@@ -155,6 +155,12 @@ class ArenaAllocator:
         self._queue.poll_memory(now_s)
         self._serve(now_s)
 
+    def lacking_bytes(self) -> int:
+        """How much must be freed for the request that has waited longest; 0 when nothing waits for that."""
+        if not self._queue.waiting or not self._queue.wants_reserved_back:
+            return 0
+        return max(0, self._queue.waiting[0].minimum_bytes - self.space.free_bytes)
+
     def next_wakeup_s(self) -> float | None:
         """When :meth:`tick` is due, or None when nobody waits."""
         if not self._queue.waiting:
@@ -175,9 +181,9 @@ class ArenaAllocator:
         """Bytes of the objects that each process wrote and that are still there, also of processes that are gone."""
         return self._ledger.published_by()
 
-    def largest_blocks(self, count: int) -> list[ArenaBlock]:
-        """The largest published objects."""
-        return self._ledger.largest_blocks(count)
+    def block_bytes(self, offset: int) -> int:
+        """What the object at *offset* takes of the store; 0 when none is published there."""
+        return self._ledger.block_bytes(offset)
 
     def validate(self) -> None:
         """Raise when a byte is in use twice or lost, or a sum is wrong. Walks over everything."""

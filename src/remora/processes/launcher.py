@@ -45,6 +45,8 @@ def main() -> NoReturn:
         gc.enable()
         daemon_main(configuration)
         exit_code = 0
+    except SystemExit as refusal:
+        print(refusal, flush=True)  # a sentence for the user, who is shown the end of the log
     except BaseException:  # noqa: BLE001 - the last frame of this process
         # The session's folder stays: its log, where this goes, says what ended the session.
         traceback.print_exc()

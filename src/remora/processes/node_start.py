@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from remora.base.configuration import ClusterConfiguration, NodeConfiguration
+from remora.base.configuration import JOIN_FILE, ClusterConfiguration, NodeConfiguration
 from remora.base.join_string import JoinString
 from remora.system.launch import LaunchedNode, launch
 
-JOIN_FILE = "join"
-"""In the session's folder: the join string of the cluster, written when the node is a member."""
 STATE_FOLDER = "head"
 
 

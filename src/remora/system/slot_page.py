@@ -45,6 +45,11 @@ class SlotPage:
         began_by, call = _slot.unpack_from(self._map, slot * SLOT_SIZE_BYTES)
         return call if began_by == submitter else None
 
+    def last_task(self, slot: int) -> bytes:
+        """The id of the task that the worker with this slot began last; 12 zero bytes when it began none."""
+        submitter, call = _slot.unpack_from(self._map, slot * SLOT_SIZE_BYTES)
+        return bytes(submitter) + int(call).to_bytes(4, "big")
+
     def set_name(self, slot: int, name: str) -> None:
         """The worker runs calls of this function now."""
         start = slot * SLOT_SIZE_BYTES + _NAME_OFFSET

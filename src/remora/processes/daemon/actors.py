@@ -70,6 +70,11 @@ class ActorService:
         """A driver is gone."""
         self.registry.process_gone(process)
 
+    def end_job(self, job: ProcessId) -> None:
+        """The driver has ended: its actors end, but the detached ones."""
+        self.registry.job_ended(job)
+        self.carry_out()
+
     def _on_placed(self, effect: ActorPlaced) -> None:
         worker = effect.worker
         self.registry.placed(effect.actor, worker.process, worker.address, worker.slot, effect.gpu_ids)
@@ -96,7 +101,7 @@ class ActorService:
                 self._workers.set_name(effect.process, effect.message.spec.class_name)
             self._processes.send(effect.process, effect.message)
         elif isinstance(effect, effects_core.RequestPlacement):
-            self._workers.leases.request_actor(
+            self._workers.router.actors.request(
                 effect.actor,
                 effect.job,
                 Resources(effect.spec.resources),
@@ -107,7 +112,7 @@ class ActorService:
             )
             self._workers.carry_out()
         elif isinstance(effect, effects_core.CancelPlacement):
-            self._workers.leases.requester_gone(effect.actor, self._now_s)
+            self._workers.router.actors.cancel(effect.actor, self._now_s)
             self._workers.carry_out()
         elif isinstance(effect, effects_core.KillWorker):
             self._workers.kill(effect.process)

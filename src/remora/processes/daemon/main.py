@@ -7,20 +7,26 @@ import socket
 import sys
 import traceback
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from remora.base.configuration import NodeConfiguration
 from remora.base.ids import NodeId, ProcessId
 from remora.base.resources import Resources
 from remora.core.arena_records import ArenaError
 from remora.core.counting.vocabulary import CountingError
-from remora.messages import actors, arena, counting, inspection, leases, objects
-from remora.messages.session import Hello, JobEnvironment, Leaving, Refused, SessionEnded, Welcome
+from remora.core.journal import Journal
+from remora.core.key_value import KeyValueTable
+from remora.messages import actors, arena, counting, inspection, leases, objects, placement_groups
+from remora.messages.head import KeyValueRequest
+from remora.messages.session import Hello, JobEnvironment, Leaving, Refused, SessionEnded, StopNode, Welcome
 from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.daemon.actors import ActorService
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.processes.daemon.inspection import InspectionService
 from remora.processes.daemon.objects import ObjectService, default_limit_bytes
+from remora.processes.daemon.placement_groups import PlacementGroupService
 from remora.processes.daemon.workers import WorkerService
 from remora.system.connection import Connection
 from remora.system.cpu_count import available_cpus
@@ -28,6 +34,10 @@ from remora.system.handshake import MAX_FIRST_FRAME_BYTES, peer_is_same_user, re
 from remora.system.launch import announce_ready, end_everything
 from remora.system.reactor import Reactor
 from remora.system.slot_page import SlotPage, create_slot_page
+
+if TYPE_CHECKING:
+    from remora.processes.daemon.cluster import ClusterService
+    from remora.processes.daemon.cluster_actors import ClusterActorService
 
 TICK_S = 0.05
 IDLE_TICK_S = 0.5
@@ -37,41 +47,79 @@ ARENA_MESSAGES = frozenset(arena.MESSAGES)
 LEASE_MESSAGES = frozenset(leases.MESSAGES)
 ACTOR_MESSAGES = frozenset(actors.MESSAGES)
 INSPECTION_MESSAGES = frozenset(inspection.MESSAGES)
+GROUP_MESSAGES = frozenset(placement_groups.MESSAGES)
 
 
 def main(configuration: NodeConfiguration) -> None:
-    """Run the daemon until its driver is gone, then end everything that belongs to it."""
-    daemon = NodeDaemon(configuration)
+    """Run the daemon until its driver is gone, then end everything that belongs to it.
+
+    Raises:
+        SystemExit: the node could not join its cluster; the text is for the user.
+    """
+    reactor = Reactor()
+    cluster = None
+    if configuration.cluster is not None:
+        cluster = _join_cluster(configuration, reactor)
+        configuration = msgspec.structs.replace(configuration, node=cluster.number)
+    daemon = NodeDaemon(configuration, reactor, cluster)
+    if cluster is not None:
+        cluster.start(daemon)
     announce_ready(configuration)
     daemon.run()
     end_everything(configuration)
 
 
-class NodeDaemon:
-    """One node's daemon: the loop and the connections; the services own the state."""
+def _join_cluster(configuration: NodeConfiguration, reactor: Reactor) -> ClusterService:
+    # It brings ssl, which a session alone spares itself.
+    from remora.processes.daemon.cluster import ClusterService, HeadStartError, JoinError
 
-    def __init__(self, configuration: NodeConfiguration) -> None:
+    try:
+        return ClusterService(configuration, reactor, resources_of(configuration))
+    except (JoinError, HeadStartError, OSError) as error:
+        raise SystemExit(f"this node cannot be a member of the cluster: {error}") from error
+
+
+def resources_of(configuration: NodeConfiguration) -> Resources:
+    """What the node has in all."""
+    num_cpus = configuration.num_cpus
+    return Resources.of(
+        num_cpus=available_cpus() if num_cpus is None else num_cpus,
+        num_gpus=configuration.num_gpus or None,
+        memory=float(default_limit_bytes()),
+        resources=configuration.resources,
+    )
+
+
+class NodeDaemon:
+    """One node's daemon: the loop and the connections; the services own the state.
+
+    *cluster* is the node's membership, None in a session alone.
+    """
+
+    def __init__(
+        self, configuration: NodeConfiguration, reactor: Reactor, cluster: ClusterService | None = None
+    ) -> None:
         self.configuration = configuration
         self.node = NodeId(configuration.node.to_bytes(4, "big"))
-        self.reactor = Reactor()
+        self.reactor = reactor
+        self.cluster = cluster
         self.processes = ConnectedProcesses(configuration.node)
         self.store_limit_bytes = configuration.store_limit_bytes or default_limit_bytes()
         self.slot_descriptor = create_slot_page()
         slots = SlotPage(os.dup(self.slot_descriptor))
-        num_cpus = configuration.num_cpus
-        self.total = Resources.of(
-            num_cpus=available_cpus() if num_cpus is None else num_cpus,
-            num_gpus=configuration.num_gpus or None,
-            memory=float(default_limit_bytes()),
-            resources=configuration.resources,
-        )
+        self.total = resources_of(configuration)
         self.objects = ObjectService(
             self.node, self.store_limit_bytes, configuration.grace_s, self.processes, self._on_object_freed
         )
         self.workers = WorkerService(configuration, self.total, self.reactor, self.processes, slots)
         self.workers.use_clock(monotonic)
-        self.actors = ActorService(self.processes, self.workers, self.objects)
+        self.actors: ActorService | ClusterActorService
+        if cluster is None:
+            self.actors = ActorService(self.processes, self.workers, self.objects)
+        else:
+            self.actors = cluster.make_actor_service(self.processes, self.workers, self.objects)
         self.workers.on_worker_ended = self._on_worker_ended
+        self.groups = PlacementGroupService(self.node, configuration.labels, self.processes, self.workers)
         self.inspection = InspectionService(self)
         self._listener = socket.socket(fileno=configuration.descriptors.listener)
         self._listener.setblocking(False)
@@ -80,6 +128,9 @@ class NodeDaemon:
             self.reactor.register(configuration.descriptors.driver, self._on_driver_ended)
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._is_ending = False
+        self._end_reason = ""
+        self._key_value = KeyValueTable(Journal())
+        """That of a session alone; a cluster's is in its head."""
         self._is_shared = configuration.cluster is not None and configuration.cluster.is_shared
 
     # ------------------------------------------------------------------ the loop
@@ -91,19 +142,22 @@ class NodeDaemon:
             now_s = monotonic()
             if now_s >= next_tick_s:
                 next_tick_s = self._tick(now_s)
+            self.groups.look(now_s)
             self.processes.flush()
+            if self.cluster is not None:
+                next_tick_s = min(next_tick_s, self.cluster.flush(now_s))
             self.reactor.poll(max(0.0, next_tick_s - monotonic()))
-            if self.workers.leases.has_periodic_work:
+            if self.workers.router.has_periodic_work:
                 next_tick_s = min(next_tick_s, self._next_lease_tick_s(monotonic()))
         self._say_goodbye()
 
     def _tick(self, now_s: float) -> float:
-        times = [time for time in (self.objects.tick(now_s), self.inspection.tick(now_s)) if time is not None]
-        due_s = min(times, default=None)
+        dues_s = (self.objects.tick(now_s), self.inspection.tick(now_s), self.groups.next_due_s())
+        due_s = min((time for time in dues_s if time is not None), default=None)
         self.workers.tick(now_s)
         self.workers.output.tick()
         next_s = now_s + IDLE_TICK_S
-        if self.workers.leases.has_periodic_work:
+        if self.workers.router.has_periodic_work:
             next_s = self._next_lease_tick_s(now_s)
         return next_s if due_s is None else max(now_s, min(next_s, due_s))
 
@@ -112,12 +166,20 @@ class NodeDaemon:
         return now_s + TICK_S if due_s is None else min(due_s, now_s + TICK_S)
 
     def _on_driver_ended(self, mask: int) -> None:
-        self._is_ending = True
+        self.end("the driver of this session has ended")
+
+    def end(self, reason: str) -> None:
+        """Serve no more, and end everything that belongs to the node."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._end_reason = reason
 
     def _say_goodbye(self) -> None:
         for connected in self.processes:
-            connected.connection.send(SessionEnded("the driver of this session has ended"))
+            connected.connection.send(SessionEnded(self._end_reason))
             connected.connection.flush()
+        if self.cluster is not None:
+            self.cluster.leave(self._end_reason)
         self.workers.close()
 
     # ------------------------------------------------------------------ connections
@@ -188,9 +250,11 @@ class NodeDaemon:
             self.configuration.session_directory,
             self.store_limit_bytes,
             self.total.to_floats(),
-            self.configuration.namespace,
+            self.workers.namespace_of(job, self.configuration.namespace),
             slot,
             job,
+            self.processes.node_address,
+            self.cluster.credentials if self.cluster is not None else None,
         )
         try:
             send_welcome(connection.socket, welcome, [self.objects.memory.fd, self.slot_descriptor])
@@ -222,18 +286,36 @@ class NodeDaemon:
             self.objects.on_counting(connected.process, message, now_s)
         elif kind in LEASE_MESSAGES:
             self.workers.on_message(connected, message, now_s)
+            if kind is leases.RequestLease:
+                self.groups.note_request(message.resources, now_s)
         elif kind in ARENA_MESSAGES:
             self.objects.on_arena(connected.process, message, now_s)
         elif kind in ACTOR_MESSAGES:
             self.actors.on_message(connected, message, now_s)
+            if kind is actors.CreateActor:
+                self.groups.note_request(message.spec.resources, now_s)
         elif kind in INSPECTION_MESSAGES:
             self.inspection.on_message(connected, message, now_s)
+        elif kind in GROUP_MESSAGES:
+            self.groups.on_message(connected, message, now_s)
         elif kind is JobEnvironment:
             self.workers.start_job(connected.process, message)
+            if self.cluster is not None:
+                self.cluster.head.job_started(connected.process, message, connected.pid, message.main_file)
+        elif kind is StopNode:
+            self.end(message.reason)
+        elif kind is KeyValueRequest:
+            self._on_key_value(connected, message)
         elif kind is Leaving:
             connected.is_leaving = True
         else:
             raise ValueError(f"{connected!r} sent {message!r}, which no process says to a daemon")
+
+    def _on_key_value(self, connected: ConnectedProcess, message: KeyValueRequest) -> None:
+        if self.cluster is not None:
+            self.cluster.head.process_message(connected.process, connected.job, message)
+        else:
+            self.processes.send(connected.process, self._key_value.answer(message))
 
     def _on_lost(self, connection: Connection, error: Exception | None) -> None:
         connected: ConnectedProcess | None = connection.peer
@@ -253,13 +335,11 @@ class NodeDaemon:
         self.actors.on_process_gone(connected.process)
         self.objects.process_ended(connected, now_s)
         if self.configuration.descriptors.driver >= 0 and not self._is_shared:
-            self._is_ending = True
+            self.end("the driver of this session has ended")
             return
-        self.workers.leases.requester_gone(connected.process, now_s)
-        self.workers.leases.job_ended(connected.process, now_s)
-        self.actors.registry.job_ended(connected.process)
-        self.actors.carry_out()
-        self.workers.carry_out()
+        self.actors.end_job(connected.process)
+        self.groups.job_ended(connected.process, now_s)
+        self.workers.end_job(connected.process, now_s)
 
     def _on_worker_ended(self, connected: ConnectedProcess, cause: str) -> None:
         self.processes.remove(connected)

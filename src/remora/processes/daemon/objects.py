@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remora.base.errors import ObjectLostError, OwnerDiedError
 from remora.base.ids import NodeId, ObjectId, ProcessId, short
@@ -13,13 +13,24 @@ from remora.core.arena_layout import offset_space_of
 from remora.core.arena_records import PunchHoles, ReadMemory
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Loss, LossReason
-from remora.core.counting.vocabulary import FreeLocation, KeepLocation, ObjectFreed, Send
+from remora.core.counting.vocabulary import (
+    CancelPull,
+    FreeLocation,
+    KeepLocation,
+    ObjectFreed,
+    RaisePull,
+    Send,
+    StartPull,
+)
 from remora.messages import arena as arena_messages
 from remora.messages.counting import Publish, Resolve, Store
 from remora.messages.objects import Location, Value
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.system.memory_limits import MemoryLimits
 from remora.system.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from remora.processes.daemon.remote_objects import RemoteObjects
 
 
 class ObjectService:
@@ -42,6 +53,12 @@ class ObjectService:
         self.arena = arena_core.ArenaAllocator(limit_bytes, self.memory.size_bytes)
         self.directory = Directory(node, _describe_loss, grace_s)
         self._limits = MemoryLimits()
+        self._remote: RemoteObjects | None = None
+        """Copies of other nodes' objects; a session alone has none."""
+
+    def join_cluster(self, remote: RemoteObjects) -> None:
+        """From now on objects come from other nodes, and go there."""
+        self._remote = remote
 
     # ------------------------------------------------------------------ messages
 
@@ -67,6 +84,23 @@ class ObjectService:
         else:
             raise ValueError(f"process {short(process)} sent {message!r}, which only a daemon says")
         self._carry_out_arena(now_s)
+
+    # ------------------------------------------------------------------ other nodes
+
+    def on_node_message(self, node: NodeId, message: Any, now_s: float) -> None:
+        """Another node's daemon says something of counting or copies."""
+        self.directory.node_message(node, message)
+        self.carry_out(now_s)
+
+    def nodes_changed(self, alive: list[NodeId], now_s: float) -> None:
+        """These nodes are members now, this one among them."""
+        self.directory.nodes_changed(alive)
+        self.carry_out(now_s)
+
+    def node_dead(self, node: NodeId, heir: NodeId, now_s: float) -> None:
+        """The node is a member no more; *heir* answers for its objects."""
+        self.directory.node_dead(node, now_s)
+        self.carry_out(now_s)
 
     # ------------------------------------------------------------------ life of processes
 
@@ -110,9 +144,13 @@ class ObjectService:
                 if isinstance(effect, Send):
                     self._processes.send(effect.to, effect.message)
                 elif isinstance(effect, FreeLocation):
-                    freed.append(effect.location.offset)
+                    if self._remote is None or not self._remote.transfers.free_when_served(effect.location):
+                        freed.append(effect.location.offset)
                 elif isinstance(effect, ObjectFreed):
                     self._on_freed(ObjectId(effect.id))
+                elif isinstance(effect, StartPull | RaisePull | CancelPull):
+                    assert self._remote is not None, "a session alone has nowhere to bring objects from"
+                    self._remote.do(effect)
                 else:
                     assert isinstance(effect, KeepLocation), f"a daemon cannot do {effect!r}"
         if freed:
@@ -128,8 +166,15 @@ class ObjectService:
             elif isinstance(effect, PunchHoles):
                 self.memory.punch(effect.ranges)
                 arena.punched(now_s)
+            elif self._remote is not None and effect.process == self._remote.process:
+                self._remote.on_space(effect.message)
             else:
                 self._processes.send(effect.process, effect.message)
+        if self._remote is not None and arena.lacking_bytes():
+            # What lies on other nodes as well makes room for what does not.
+            self.directory.evict(arena.lacking_bytes())
+            if self.directory.outbox:
+                self.carry_out(now_s)
 
     def descriptors(self) -> list[int]:
         """What a process needs to use the arena."""

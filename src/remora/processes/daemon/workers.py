@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from remora.base.configuration import NodeConfiguration, WorkerConfiguration, worker_socket_name
+from remora.base.configuration import NodeConfiguration, WorkerConfiguration, worker_socket_name, worker_sockets_name
 from remora.base.errors import describe_exit
-from remora.base.ids import ProcessId, short
+from remora.base.ids import NodeId, ProcessId, short
 from remora.base.resources import Resources
+from remora.core.cluster_view import ClusterView
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Send
+from remora.core.lease_routing import LeaseRouter
 from remora.core.leases import LeaseTable
+from remora.core.routed_requests import ToNode
 from remora.core.worker_pool import StartWorker, StopWorker
 from remora.messages import leases as m
 from remora.messages.children import Exited, Forked, ForkFailed, Preloaded
@@ -29,7 +32,7 @@ PRELOADED_MODULES = ["remora.processes.worker.main"]
 class StartedWorker:
     """A worker process from the decision to start it until it was reaped."""
 
-    __slots__ = ("connected", "number", "pid", "process", "slot")
+    __slots__ = ("connected", "end_cause", "number", "pid", "process", "slot")
 
     def __init__(self, number: int, process: ProcessId, slot: int) -> None:
         self.number = number
@@ -37,6 +40,8 @@ class StartedWorker:
         self.slot = slot
         self.pid = 0
         self.connected: ConnectedProcess | None = None
+        self.end_cause = ""
+        """Why it was killed, if that says more than how it died."""
 
 
 class WorkerService:
@@ -58,7 +63,10 @@ class WorkerService:
         self._reactor = reactor
         self._processes = processes
         self._slots = slots
-        self.leases = LeaseTable(total)
+        node = NodeId(configuration.node.to_bytes(4, "big"))
+        self.leases = LeaseTable(total, node=node)
+        self.view = ClusterView()
+        self.router = LeaseRouter(self.leases, self.view, node, configuration.labels)
         self._zygote = ZygoteClient(configuration)
         reactor.register(self._zygote.fileno(), self._on_zygote)
         self._zygote.preload(PRELOADED_MODULES)
@@ -71,6 +79,7 @@ class WorkerService:
         self.on_placed: Callable[[ActorPlaced], None] = lambda effect: None
         self.on_unplaceable: Callable[[bytes, str], None] = lambda actor, reason: None
         self.on_delayed: Callable[[bytes, str], None] = lambda actor, reason: None
+        self.on_to_node: Callable[[ToNode], None] = lambda effect: None
 
     def use_clock(self, now_s: Callable[[], float]) -> None:
         """The clock of the loop, for what the zygote reports."""
@@ -84,21 +93,11 @@ class WorkerService:
         kind = type(message)
         leases = self.leases
         if kind is m.RequestLease:
-            need = Resources(message.resources)
-            leases.request(
-                process,
-                connected.job,
-                message.request,
-                need,
-                message.strategy,
-                message.environment,
-                message.count,
-                now_s=now_s,
-            )
+            self.router.request(process, connected.job, message, now_s=now_s)
         elif kind is m.ReturnLease:
-            leases.returned(process, message.leases, now_s)
+            self.router.returned(process, message.leases, now_s)
         elif kind is m.CancelRequest:
-            leases.cancel(process, message.request, now_s)
+            self.router.cancel(process, message.request, now_s)
         elif kind is m.WorkerState:
             if message.state == m.WORKER_BLOCKED:
                 leases.blocked(process, now_s)
@@ -111,7 +110,9 @@ class WorkerService:
         self.carry_out()
 
     def start_job(self, job: ProcessId, environment: JobEnvironment) -> None:
-        """The driver has told where its modules are."""
+        """The driver has told where its modules are; again changes nothing."""
+        if job in self._jobs:
+            return
         self._jobs[job] = environment
         self.output.set_job(job, environment.log_to_driver)
         if environment.modules:
@@ -119,6 +120,31 @@ class WorkerService:
             self._zygote.preload(environment.modules)
         self.leases.job_started(job)
         self.carry_out()
+
+    def end_job(self, job: bytes, now_s: float) -> None:
+        """The driver has ended: so does what runs for it here, but its actors."""
+        self._jobs.pop(job, None)
+        self.router.process_gone(job, now_s)
+        self.router.job_ended(job, now_s)
+        self.carry_out()
+
+    def job_environment(self, job: bytes) -> JobEnvironment | None:
+        """What the job's driver has told, if it runs."""
+        return self._jobs.get(job)
+
+    def namespace_of(self, job: bytes, default: str) -> str:
+        """Where the names of the job's actors are looked up."""
+        environment = self._jobs.get(job)
+        return environment.namespace if environment is not None else default
+
+    def jobs_of(self, node: bytes) -> list[ProcessId]:
+        """The jobs whose drivers are, or were, on the node."""
+        return [ProcessId(job) for job in self._jobs if job[: len(node)] == node]
+
+    def number_of(self, process: bytes) -> int | None:
+        """The number of the worker with this id, if it runs."""
+        worker = self._by_process.get(process)
+        return worker.number if worker is not None else None
 
     def on_hello(self, connected: ConnectedProcess, now_s: float) -> StartedWorker | None:
         """A worker says hello; None when none with this id was started."""
@@ -137,15 +163,19 @@ class WorkerService:
     def _address_of(self, number: int) -> str:
         return os.path.join(self._configuration.session_directory, worker_socket_name(number))
 
+    def _sockets_path_of(self, number: int) -> str:
+        return os.path.join(self._configuration.session_directory, worker_sockets_name(number))
+
     def job_of(self, process: ProcessId) -> ProcessId | None:
         """The job that the worker with this id was started for."""
         worker = self._by_process.get(process)
         return ProcessId(self.output.job_of(worker.number)) if worker is not None else None
 
-    def kill(self, process: bytes) -> None:
-        """End a worker at once."""
+    def kill(self, process: bytes, cause: str = "") -> None:
+        """End a worker at once; *cause* is what those who depend on it are told."""
         worker = self._by_process.get(process)
         if worker is not None:
+            worker.end_cause = cause
             self._zygote.kill(worker.number)
 
     def set_name(self, process: bytes, name: str) -> None:
@@ -160,7 +190,7 @@ class WorkerService:
 
     def tick(self, now_s: float) -> None:
         """Periodic decisions of the lease table."""
-        self.leases.tick(now_s)
+        self.router.tick(now_s)
         self.carry_out()
 
     # ------------------------------------------------------------------ the zygote
@@ -187,9 +217,11 @@ class WorkerService:
         worker = self._workers.pop(number)
         del self._by_process[worker.process]
         self.output.end(number)
-        with contextlib.suppress(FileNotFoundError):  # it had none yet
-            os.unlink(self._address_of(number))
+        for path in (self._address_of(number), self._sockets_path_of(number)):
+            with contextlib.suppress(FileNotFoundError):  # it had none yet
+                os.unlink(path)
         connected = worker.connected
+        cause = worker.end_cause or cause
         now_s = self._now_s()
         if connected is None:
             self.leases.worker_start_failed(number, cause, now_s)
@@ -197,14 +229,16 @@ class WorkerService:
         if not connected.connection.closed:
             connected.connection.read_to_end()
             connected.connection.close()
-        self.leases.worker_died(connected.process, cause, now_s)
+        self.leases.worker_died(connected.process, cause, now_s, self._slots.last_task(worker.slot))
+        self.router.process_gone(connected.process, now_s)
         self.on_worker_ended(connected, cause)
 
     # ------------------------------------------------------------------ doing what the lease table says
 
     def carry_out(self) -> None:
         """Empty the outbox."""
-        outbox = self.leases.outbox
+        self.router.settle(self._now_s())
+        outbox = self.router.outbox
         while outbox:
             effects = outbox[:]
             outbox.clear()
@@ -215,6 +249,8 @@ class WorkerService:
                     self._start(effect)
                 elif isinstance(effect, StopWorker):
                     self._stop(effect)
+                elif isinstance(effect, ToNode):
+                    self.on_to_node(effect)
                 elif isinstance(effect, ActorPlaced):
                     self.on_placed(effect)
                 elif isinstance(effect, ActorUnplaceable):
@@ -222,6 +258,7 @@ class WorkerService:
                 else:
                     assert isinstance(effect, ActorDelayed), f"a daemon cannot do {effect!r}"
                     self.on_delayed(effect.actor, effect.reason)
+            self.router.settle(self._now_s())
 
     def _start(self, effect: StartWorker) -> None:
         job = self._jobs.get(effect.job)
