@@ -56,19 +56,22 @@ class Host:
             raise ProgramFailed(f"{argv[0]} on {self} ended with {process.returncode}:\n{said}")
         return output.decode()
 
-    def python(self, code: str, *arguments: str, timeout_s: float = 30.0) -> str:
+    def python(self, code: str, *arguments: str, timeout_s: float = 30.0, **options: Any) -> str:
         """Run *code* on this host with this interpreter, ``sys.argv[1:]`` being *arguments*; as :meth:`run`.
 
         Example:
             >>> host.python("import sys; print(sys.argv[1] * 2)", "ab")
             'abab\\n'
         """
-        return self.run(_python_command(code, arguments), timeout_s)
+        return self.run(_python_command(code, arguments), timeout_s, **options)
 
-    def start_python(self, code: str, *arguments: str) -> Program:
-        """Start *code* on this host with this interpreter, to be spoken to while it runs."""
-        command = _python_command(code, arguments)
-        return Program(self.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    def start(self, argv: Sequence[str], **options: Any) -> Program:
+        """Start a program on this host, to be spoken to by lines while it runs."""
+        return Program(self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options))
+
+    def start_python(self, code: str, *arguments: str, **options: Any) -> Program:
+        """Start *code* on this host with this interpreter, as :meth:`start`."""
+        return self.start(_python_command(code, arguments), **options)
 
     def kill_processes(self) -> None:
         """SIGKILL for every process of this host, as when its power fails; the host stays in the network."""
