@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from remora.base.ids import NODE_ID_SIZE_BYTES, make_process_id, node_of, short
+from remora.base.ids import node_of, short
 from remora.base.protocol_version import PROTOCOL_VERSION
 from remora.core import actor_effects
 from remora.core.actor_placement import ActorPlacer, Hopeless
@@ -120,9 +120,12 @@ class Head:
         refusal = self.membership.refusal(node, message.boot)
         if refusal:
             return [m.JoinRefused(refusal, is_departed=True)]
+        try:
+            self.links.confirmed(node, message.received)
+            units = self.links.unconfirmed_after(node, message.received)
+        except ValueError as error:
+            return [m.JoinRefused(f"the head's state is not the one that this node knows: {error}", is_departed=True)]
         self._readers[node] = UnitReader()
-        self.links.confirmed(node, message.received)
-        units = self.links.unconfirmed_after(node, message.received)
         views, departed = self.membership.views(), self.membership.departures()
         rejoined = m.Rejoined(self.links.received(node), views, departed)
         return [rejoined, *(part for unit in units for part in unit)]
@@ -147,6 +150,10 @@ class Head:
         """The node's connection for heartbeats ended, and it has no other one."""
         self.membership.disconnected(node, now_s)
 
+    def link_ended(self, node: bytes, now_s: float) -> None:
+        """The node's stream was read to its end, and it has no other one."""
+        self.membership.link_ended(node, now_s)
+
     def tick(self, now_s: float) -> None:
         """Deaths by silence, actors that wait, and views that are due. To be called every ``VIEW_INTERVAL_S``."""
         self._now_s = now_s
@@ -156,15 +163,15 @@ class Head:
     # ------------------------------------------------------------------ what nodes say
 
     def on_messages(self, node: bytes, messages: list[Any], now_s: float) -> None:
-        """A frame of a member's stream, which began with a join or a rejoin.
-
-        Raises:
-            ValueError: it is no frame that a node may send; its stream is of no use any more.
-        """
+        """A frame of a member's stream, which began with a join or a rejoin."""
         self._now_s = now_s
-        for unit in self._readers[node].read(messages):
+        reader = self._readers.get(node)
+        if reader is None:
+            self._tell_departed(node)
+            return
+        for unit in reader.read(messages):
             if not self.membership.is_member(node):
-                return
+                break
             message = unit[-1]
             if type(message) in m.UNCOUNTED:
                 self._on_uncounted(node, message)
@@ -176,14 +183,22 @@ class Head:
                 self._on_node_message(node, message)
         self._carry_out()
 
+    def _tell_departed(self, node: bytes) -> None:
+        """It still has a stream: it must hear that it is no member any more."""
+        departure = self.membership.departure(node)
+        self.links.mention(node, m.JoinRefused(f"node {short(node)} was declared dead: {departure.cause}", True))
+
     def _on_uncounted(self, node: bytes, message: Any) -> None:
         if isinstance(message, m.Confirm):
-            self.links.confirmed(node, message.received)
+            try:
+                self.links.confirmed(node, message.received)
+            except ValueError as error:
+                self.complaints.append(f"node {short(node)}: {error}")
         elif isinstance(message, m.NodeLoad):
             self.membership.load(node, message)
             self.placer.load_told(node)
         else:
-            raise ValueError(f"node {short(node)} says {message!r} in the middle of its stream")
+            self.complaints.append(f"node {short(node)} says {message!r} in the middle of its stream")
 
     def _on_process_message(self, marker: FromProcess, message: Any) -> None:
         process = marker.process
@@ -333,6 +348,8 @@ class Head:
         for member in self.links.nodes():
             if member != node or departure.is_orderly:
                 self.links.say(member, m.NodeDead(departure))
+        if not departure.is_orderly:
+            self._tell_departed(node)
         self.links.close(node)
         self._readers.pop(node, None)
         self._changed_views.pop(node, None)
@@ -422,11 +439,6 @@ class Head:
 
     def __repr__(self) -> str:
         return f"<Head {self.membership!r} {self.jobs!r} {self.registry!r} {self.placer!r}>"
-
-
-def daemon_of(node: bytes) -> bytes:
-    """The process id of a node's daemon."""
-    return make_process_id(int.from_bytes(node[:NODE_ID_SIZE_BYTES], "big"), 0)
 
 
 def _taken(outbox: list[Any]) -> list[Any]:

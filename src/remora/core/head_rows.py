@@ -30,8 +30,10 @@ RECORDS: dict[str, Any] = {
     actor_placement.PLACEMENT: PlacementRecord,
     head_links.LINK: LinkRecord,
 }
-"""What the value of each kind is; the other two kinds are bytes as they are."""
-RAW_KINDS = (key_value.KEY_VALUE, head_links.SAID)
+"""What the value of each kind is; the other kinds are bytes as they are."""
+IDENTITY = "identity"
+"""The row that the head process itself writes once: which cluster this is."""
+RAW_KINDS = (key_value.KEY_VALUE, head_links.SAID, IDENTITY)
 
 
 def write_row(head: Head, kind: str, key: bytes) -> bytes | None:

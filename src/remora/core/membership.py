@@ -185,6 +185,12 @@ class Membership:
             member.is_connected = False
             member.due_s = min(member.silence_s, now_s + RETURN_S)
 
+    def link_ended(self, node: bytes, now_s: float) -> None:
+        """The member ended its stream to the head. If it has no heartbeats either, it was killed as it began."""
+        member = self._members.get(node)
+        if member is not None and not member.is_connected:
+            member.due_s = min(member.due_s, now_s + RETURN_S)
+
     def reachability(self, node: bytes, peer: bytes, is_reachable: bool, now_s: float) -> None:
         """The member says whether it can reach another one."""
         member = self._members.get(node)
@@ -337,7 +343,8 @@ class Membership:
 
     def restore(self, records: list[MemberRecord], last_number: int, now_s: float) -> None:
         """Take over what was written down; to be called once. Members have some time to come back."""
-        self._last_number = max([last_number, *(int.from_bytes(record.node, "big") for record in records)])
+        numbers = [int.from_bytes(record.node, "big") for record in records]
+        self._last_number = max(self._last_number, last_number, *numbers)
         for record in sorted(records, key=lambda record: record.node):
             self._by_boot[record.boot] = record.node
             if record.departure is None:

@@ -62,7 +62,7 @@ class HeadListener(Protocol):
         """A node was declared dead or has left. Told once for each node, also for those that were gone before."""
 
     def on_process_message(self, process: ProcessId, message: Any) -> None:
-        """The head says *message* to this process of this node: ``ActorFound``, ``ActorState``, ``ConstructActor``..."""
+        """The head says *message* to this process of this node: ``ActorFound``, ``ActorState``, ``ConstructActor``.."""
 
     def on_place_actor(self, message: m.PlaceActor) -> None:
         """Find a worker; answer with :meth:`HeadLink.placed` or :meth:`HeadLink.rejected`."""
@@ -277,6 +277,11 @@ class HeadLink:
         if self._stream is not None and self._is_open:
             for message in unit:
                 self._stream.send(message)
+
+    @property
+    def joined(self) -> m.Joined | None:
+        """What the head answered when this node joined."""
+        return self._joined
 
     @property
     def is_head_away(self) -> bool:

@@ -61,14 +61,12 @@ class HeartbeatThread:
         self._turns += 1
 
     def close(self) -> None:
-        """End the thread; the head reads the end of the connection."""
+        """End the thread, soon, since it may be in a handshake; the head reads the end of the connection."""
         self._ended.set()
         sock = self._socket
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(ANSWER_TIMEOUT_S)
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -77,7 +75,8 @@ class HeartbeatThread:
                     self._address, HEAD_PROCESS, self._credentials, ANSWER_TIMEOUT_S, Purpose.HEARTBEAT
                 )
                 with opened as self._socket:
-                    self._beat(self._socket)
+                    if not self._ended.is_set():
+                        self._beat(self._socket)
             except (OSError, EOFError, StreamRefused, msgspec.MsgspecError):
                 # The head is away, or this node is: the connection is made again until the head says no.
                 self._ended.wait(RECONNECT_PAUSE_S)
