@@ -128,3 +128,4 @@ class WorkerConfiguration(msgspec.Struct, array_like=True, frozen=True, kw_only=
     logging_level: int = 20
     grace_s: float = 1.0
     main: str = WORKER_MAIN
+    is_in_cluster: bool = False

@@ -281,6 +281,7 @@ class WorkerService:
             logging_level=self._configuration.logging_level,
             grace_s=self._configuration.grace_s,
             main=self._configuration.worker_main,
+            is_in_cluster=self._configuration.cluster is not None,
         )
         self._workers[effect.number] = self._by_process[process] = worker
         try:

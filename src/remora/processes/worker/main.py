@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from typing import Any
 
@@ -66,6 +67,12 @@ class Worker:
     def __init__(self, configuration: WorkerConfiguration) -> None:
         directory = configuration.session_directory
         self._listener = listen_unix(os.path.join(directory, worker_socket_name(configuration.worker_number)))
+        if configuration.is_in_cluster:
+            # Before anybody hears of this worker: submitters of other nodes come as soon as they do.
+            from remora.system.network.socket_passing import bind_receiver
+
+            sockets_path = os.path.join(directory, worker_sockets_name(configuration.worker_number))
+            passed = bind_receiver(sockets_path)
         daemon = connect_unix(os.path.join(directory, DAEMON_SOCKET))
         send_hello(daemon, "worker", ProcessId(configuration.process_id))
         welcome, descriptors = receive_welcome(daemon)
@@ -86,20 +93,19 @@ class Worker:
         self._construct: ConstructActor | None = None
         client.reactor.register(self._listener.fileno(), self._on_connect)
         if welcome.credentials is not None:
-            self._accept_streams(configuration, welcome.credentials)
+            self._accept_streams(sockets_path, passed, welcome.credentials)
         runtime.current = WorkerRuntime(client, self)
         fork_guard.watch(client, self._abandon_in_child)
         ref_hooks.install(client)
 
-    def _accept_streams(self, configuration: WorkerConfiguration, credentials: ClusterCredentials) -> None:
+    def _accept_streams(self, path: str, passed: socket.socket, credentials: ClusterCredentials) -> None:
         """The daemon passes the sockets of submitters on other nodes."""
         from remora.system.network.socket_passing import SocketReceiver
         from remora.system.network.stream import StreamAcceptor
 
         reactor = self.client.reactor
-        path = os.path.join(configuration.session_directory, worker_sockets_name(configuration.worker_number))
         acceptor = StreamAcceptor(reactor, credentials, self._on_stream)
-        self._receiver = SocketReceiver(path, reactor, acceptor.take)
+        self._receiver = SocketReceiver(path, reactor, acceptor.take, passed)
 
     def run(self) -> None:
         """Take and run calls until told to leave."""

@@ -37,6 +37,23 @@ def pass_socket(path: str, sock: socket.socket, preface: Preface) -> bool:
     return True
 
 
+def bind_receiver(path: str) -> socket.socket:
+    """The socket at *path*: what is passed there waits until a :class:`SocketReceiver` takes it.
+
+    Raises:
+        OSError: the path cannot be made, or is longer than a socket's path may be.
+    """
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        receiver.setblocking(False)
+        receiver.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        receiver.close()
+        raise
+    return receiver
+
+
 class SocketReceiver:
     """Receives what others pass to *path*; ``on_socket(sock, preface)`` owns each socket.
 
@@ -44,18 +61,18 @@ class SocketReceiver:
         OSError: the path cannot be made, or is longer than a socket's path may be.
     """
 
-    def __init__(self, path: str, reactor: Reactor, on_socket: Callable[[socket.socket, Preface], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        reactor: Reactor,
+        on_socket: Callable[[socket.socket, Preface], None],
+        bound: socket.socket | None = None,
+    ) -> None:
+        """*bound* is what :func:`bind_receiver` made of the path, when others must find it earlier than this."""
         self._path = path
         self._reactor = reactor
         self._on_socket = on_socket
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            self._socket.setblocking(False)
-            self._socket.bind(path)
-            os.chmod(path, 0o600)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = bound or bind_receiver(path)
         self._closed = False
         reactor.register(self._socket.fileno(), self._on_readable)
 
