@@ -127,10 +127,10 @@ class LeaseRouter:
         record = self._processes.get(process)
         by_node: dict[bytes, list[int]] = {}
         for number in leases:
-            lease = record.leases.pop(number, None) if record is not None else None
-            if lease is not None:
-                by_node.setdefault(lease.node, []).append(number)
-                self.view.take(lease.node, lease.need, -1)
+            held = record.leases.pop(number, None) if record is not None else None
+            if held is not None:
+                by_node.setdefault(held.node, []).append(number)
+                self.view.take(held.node, held.need, -1)
         for node, numbers in by_node.items():
             assert record is not None
             self._placer.tell(node, record, ReturnLease(numbers))
