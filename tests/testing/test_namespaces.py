@@ -88,18 +88,33 @@ def test_the_reason_to_skip_names_what_is_missing(monkeypatch: pytest.MonkeyPatc
     assert ask() == "not installed: tc, ss (Debian package iproute2)"
 
 
-def test_the_reason_to_skip_says_what_the_kernel_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := skip_reason():
-        pytest.skip(reason)
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [("netns", "network namespaces are forbidden here"), ("tc", "refuses what a test network needs")],
+)
+def test_the_reason_to_skip_says_what_was_refused(
+    lab: NetworkLab, monkeypatch: pytest.MonkeyPatch, refused: str, reason: str
+) -> None:
+    run_tool = namespaces.run_tool
 
     def refuse(*command: str, text: str | None = None) -> str:
-        raise RuntimeError("`ip netns add x` failed: Operation not permitted")
+        if refused in command and "delete" not in command:
+            raise RuntimeError("Operation not permitted")
+        return run_tool(*command, text=text)
 
     monkeypatch.setattr(namespaces, "run_tool", refuse)
-    assert "forbidden here" in namespaces._probe()
-    assert "Operation not permitted" in namespaces._probe()
+    said = skip_reason.__wrapped__()
+    assert said is not None
+    assert reason in said
+    assert "Operation not permitted" in said
+    assert not [name for name in namespaces.names_of_ours() if name.endswith("probe")]
+
+
+def test_the_reason_to_skip_names_the_device_that_relays_need(lab: NetworkLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "TUN", "/dev/no-such-device")
+    assert str(skip_reason.__wrapped__()).startswith("/dev/no-such-device cannot be opened (No such file")
 
 
 def test_a_command_that_fails_is_shown_with_what_it_said(hosts: tuple[Host, Host]) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)ip -n .*no-such-link.*Cannot find device"):
+    with pytest.raises(RuntimeError, match=r"ip -n .*no-such-link.*Cannot find device"):
         hosts[0].namespace.ip("link set no-such-link up")

@@ -31,7 +31,7 @@ def round_trip_s(of_a: socket.socket, of_b: socket.socket) -> float:
 
 
 def numbers_that_arrive(lab: NetworkLab, hosts: tuple[Host, Host], seed: int) -> list[int]:
-    """Which of 100 datagrams, few enough for the buffer of a socket, arrive by a line that loses some and lets some overtake, in their order."""
+    """Which of 100 datagrams (a socket has room for them) arrive over a line with faults, in their order."""
     relay = lab.relay_between(*hosts, seed=seed, loss=0.2, reorder=0.1)
     with contextlib.closing(relay), datagram_sockets(*hosts) as (of_a, of_b):
         for number in range(100):

@@ -26,6 +26,7 @@ from pathlib import Path
 NAMESPACES = Path("/run/netns")
 NAME_OF_OURS = re.compile(r"remora-(\d+)-(\d+\.\d+\.\d+)-.+")
 CLONE_NEWNET = 0x40000000
+TUN = "/dev/net/tun"
 TOOLS = ("ip", "tc", "ss")
 COMMAND_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 10.0
@@ -84,7 +85,8 @@ def run_tool(*command: str, text: str | None = None) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     if done.returncode != 0:
         asked = f" given {text!r}" if text else ""
-        raise RuntimeError(f"`{' '.join(command)}`{asked} failed: {done.stderr.strip() or done.stdout.strip()}")
+        said = "; ".join((done.stderr or done.stdout).splitlines())
+        raise RuntimeError(f"`{' '.join(command)}`{asked} failed: {said}")
     return done.stdout
 
 
@@ -176,7 +178,15 @@ def _probe() -> str | None:
         namespace.ip("rule add pref 10 from 192.0.2.1 blackhole")
         namespace.tc("qdisc replace dev port0 root tbf rate 1mbit burst 64kb latency 10ms")
     except RuntimeError as error:
-        return f"this kernel has not all that a test network needs: {error}"
+        return f"the kernel or the container refuses what a test network needs: {error}"
     finally:
         namespace.remove()
+    return _tun_probe()
+
+
+def _tun_probe() -> str | None:
+    try:
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{TUN} cannot be opened ({error.strerror}): load the module tun, or give the container this device"
     return None

@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 
+from remora.testing.namespaces import TUN
 from remora.testing.network_host import Host
 from remora.testing.relay import BadLine, LineConditions, LineCounts
 
@@ -106,7 +107,7 @@ class _Device:
 
     def __init__(self, host: Host) -> None:
         with host.entered():
-            self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             request = struct.pack("16sH22x", DEVICE_NAME, IFF_TUN | IFF_NO_PI)
             answer: bytes = fcntl.ioctl(self.fd, TUNSETIFF, request)
         self.name = answer[:16].rstrip(b"\0").decode()
