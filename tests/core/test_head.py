@@ -11,6 +11,7 @@ from remora.core.head import Head, Identity
 from remora.core.journal import Change
 from remora.messages import actors as a
 from remora.messages import head as m
+from remora.messages import placement_groups as g
 from remora.messages.links import ForProcess, FromProcess
 from remora.messages.session import JobEnvironment
 
@@ -278,3 +279,24 @@ def test_an_actor_bound_to_a_node_that_is_gone_ends(cluster: Cluster) -> None:
     state = cluster.take(one, a.ActorState)[-1]
     assert state.state == a.DEAD
     assert "no other" in state.cause
+
+
+def daemon_of(node: bytes) -> bytes:
+    return make_process_id(int.from_bytes(node, "big"), 0)
+
+
+def test_a_placement_group_is_reserved_committed_and_outlives_the_head(cluster: Cluster) -> None:
+    one = cluster.join(is_head_node=True)
+    driver = start_job(cluster, one)
+    group = bytes(range(16))
+    cluster.say(one, FromProcess(driver, driver), g.CreatePlacementGroup(1, group, [ONE_CPU]))
+    cluster.say(one, FromProcess(daemon_of(one), b""), g.WatchPlacementGroup(group))
+    (reserve,) = cluster.take(one, g.ReserveBundles)
+    cluster.say(one, FromProcess(daemon_of(one), b""), g.BundlesAnswer(group, reserve.attempt, g.RESERVED))
+    cluster.restart()
+    cluster.head.rejoin(m.Rejoin(one, cluster.boot(one), 0), cluster.now_s)
+    cluster.say(one, FromProcess(daemon_of(one), b""), g.BundlesAnswer(group, reserve.attempt, g.COMMITTED))
+    assert cluster.take(one, g.PlacementGroupState)[-1].state == g.CREATED
+    cluster.say(one, m.JobEnded(driver, "done"))
+    assert cluster.take(one, g.PlacementGroupState)[-1].state == g.REMOVED
+    assert not [kind for kind, _ in cluster.rows if kind in ("placement_group", "group_watchers")]

@@ -21,6 +21,7 @@ from remora.core.actor_placement import ActorPlacer, Hopeless
 from remora.core.actor_registry import ActorRegistry
 from remora.core.cluster_view import ClusterView
 from remora.core.counted_link import UnitReader
+from remora.core.head_groups import GROUP_MESSAGES, HeadGroups
 from remora.core.head_links import HeadLinks, ToNode
 from remora.core.head_reports import actor_reports, node_reports
 from remora.core.head_rows import read_rows, write_row
@@ -31,6 +32,7 @@ from remora.core.membership import Membership, NodeDeparted, ViewChanged
 from remora.messages import actors, inspection
 from remora.messages import head as m
 from remora.messages.links import ForProcess, FromProcess, ProcessGone
+from remora.messages.placement_groups import CreatePlacementGroup
 
 VIEW_INTERVAL_S = 0.1
 """Changes of what nodes have are told together, at most so often; a new node is told at once."""
@@ -66,6 +68,7 @@ class Head:
         self.registry = ActorRegistry(self._journal)
         self.placer = ActorPlacer(self._journal, self.view)
         self.key_value = KeyValueTable(self._journal)
+        self.groups = HeadGroups(self._journal, self.say_to)
         self._readers: dict[bytes, UnitReader] = {}
         """One for each node that has a stream."""
         self._now_s = 0.0
@@ -159,6 +162,7 @@ class Head:
         self._now_s = now_s
         self.membership.tick(now_s)
         self._carry_out()
+        self.groups.tick(now_s)
 
     # ------------------------------------------------------------------ what nodes say
 
@@ -227,6 +231,10 @@ class Head:
             registry.constructed(process, message)
         elif kind is actors.ActorExiting:
             registry.exiting(process, message.actor, message.incarnation)
+        elif kind in GROUP_MESSAGES:
+            self.groups.on_message(process, job, message, self._now_s)
+            if isinstance(message, CreatePlacementGroup) and self.jobs.has_ended(job):
+                self.groups.job_ended(job)
         else:
             self.say_to(process, self._answer(message))
 
@@ -285,9 +293,11 @@ class Head:
     def _on_process_ended(self, node: bytes, message: m.ProcessEnded) -> None:
         self.registry.worker_died(message.process, message.cause)
         self.registry.process_gone(message.process)
+        self.groups.process_gone(message.process)
 
     def _on_process_gone(self, node: bytes, message: ProcessGone) -> None:
         self.registry.process_gone(message.process)
+        self.groups.process_gone(message.process)
 
     _node_handlers: dict[type, Callable[[Head, bytes, Any], None]] = {
         m.LeaveCluster: _on_leave,
@@ -356,12 +366,14 @@ class Head:
         self.view.died(node, departure.cause)
         self.placer.node_died(node)
         self.registry.node_died(node, f"node {short(node)} is gone: {departure.cause}")
+        self.groups.node_died(node, self._now_s)
         for job in self.jobs.of_node(node):
             self._end_job(job, f"the node of its driver is gone: {departure.cause}")
 
     def _end_job(self, job: bytes, cause: str) -> None:
         if self.jobs.ended(job, cause, self._unix_s):
             self.registry.job_ended(job)
+            self.groups.job_ended(job)
             self.jobs.forget_oldest(actor.job for actor in self.registry.actors())
             for node in self.links.nodes():
                 if node != node_of(job):  # which knows it
@@ -371,6 +383,7 @@ class Head:
         view = effect.view
         is_new = self.view.get(view.node) is None
         self._report(view)
+        self.groups.node_changed(view, self._now_s)
         self._changed_views[view.node] = view
         due_s = self._now_s if is_new else max(self._now_s, self._views_told_s + VIEW_INTERVAL_S)
         self._tell_views_at_s = due_s if self._tell_views_at_s is None else min(due_s, self._tell_views_at_s)
@@ -427,13 +440,14 @@ class Head:
         self.placer.restore(state.placements, state.specs, state.last_attempt)
         self.key_value.restore(state.values)
         self.links.restore(state.links, state.said)
+        self.groups.restore(state.groups, state.watchers, self.membership.views(), now_s)
 
     def validate(self) -> None:
         """
         Raises:
             AssertionError: the machines do not agree.
         """
-        for machine in (self.membership, self.links, self.jobs, self.registry, self.placer, self.view):
+        for machine in (self.membership, self.links, self.jobs, self.registry, self.placer, self.view, self.groups):
             machine.validate()
         assert set(self.links.nodes()) == {view.node for view in self.membership.views()}, f"{self!r}: links"
 

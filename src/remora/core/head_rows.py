@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remora.core import actor_placement, actor_registry, head_links, jobs, key_value, membership
+from remora.core import actor_placement, actor_registry, head_groups, head_links, jobs, key_value, membership
 from remora.core.actor import ActorRecord
 from remora.core.actor_placement import PlacementRecord
 from remora.core.head_links import LinkRecord
 from remora.core.jobs import JobRecord
 from remora.core.membership import MemberRecord
 from remora.messages.actors import ActorSpec
+from remora.messages.placement_groups import PlacementGroupRow
 
 if TYPE_CHECKING:
     from remora.core.head import Head
@@ -29,6 +30,8 @@ RECORDS: dict[str, Any] = {
     actor_registry.DRAINING: ActorRecord,
     actor_placement.PLACEMENT: PlacementRecord,
     head_links.LINK: LinkRecord,
+    head_groups.GROUP: PlacementGroupRow,
+    head_groups.WATCHERS: list[bytes],
 }
 """What the value of each kind is; the other kinds are bytes as they are."""
 IDENTITY = "identity"
@@ -57,6 +60,8 @@ def _record(head: Head, kind: str, key: bytes) -> Any:
         actor_registry.DRAINING: head.registry.draining,
         actor_placement.PLACEMENT: head.placer.record,
         head_links.LINK: head.links.record,
+        head_groups.GROUP: head.groups.record,
+        head_groups.WATCHERS: head.groups.watchers,
     }
     return lookup[kind](key)
 
@@ -76,6 +81,8 @@ class WrittenState:
         self.values: list[tuple[bytes, bytes]] = []
         self.links: dict[bytes, LinkRecord] = {}
         self.said: list[tuple[bytes, bytes]] = []
+        self.groups: list[PlacementGroupRow] = []
+        self.watchers: dict[bytes, list[bytes]] = {}
 
 
 def read_rows(rows: Iterable[tuple[str, bytes, bytes]]) -> WrittenState:
@@ -104,4 +111,6 @@ def read_rows(rows: Iterable[tuple[str, bytes, bytes]]) -> WrittenState:
     state.values = list(by_kind[key_value.KEY_VALUE].items())
     state.links = by_kind[head_links.LINK]
     state.said = list(by_kind[head_links.SAID].items())
+    state.groups = list(by_kind[head_groups.GROUP].values())
+    state.watchers = by_kind[head_groups.WATCHERS]
     return state
