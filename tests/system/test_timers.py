@@ -74,3 +74,9 @@ def test_a_closed_reactor_takes_calls_and_makes_none() -> None:
     reactor.close()
     reactor.call_after(0, lambda: called.append(2)).cancel()
     assert called == []
+
+
+def test_a_reactor_that_is_closed_before_its_first_timer_takes_calls_too() -> None:
+    reactor = Reactor()
+    reactor.close()
+    reactor.call_after(0, lambda: None).cancel()

@@ -60,8 +60,10 @@ class Reactor:
             timers = self._timers
             if timers is None:
                 # Late: only streams between nodes need timers, and ctypes costs every other process its import.
-                from remora.system.timers import Timers
+                from remora.system.timers import Timer, Timers
 
+                if self.closed:
+                    return Timer(0.0, None)
                 self._timers = timers = Timers()
                 self.register(timers.fd, timers.on_event)
         return timers.call_at(monotonic() + delay_s, callback)
@@ -105,6 +107,7 @@ class Reactor:
             self.closed = True
             self._on_event.clear()
             self._epoll.close()
-            if self._timers is not None:
-                self._timers.close()
+            with self._timers_lock:
+                if self._timers is not None:
+                    self._timers.close()
             os.close(self._wake_fd)

@@ -209,3 +209,24 @@ def test_an_idle_stream_is_acknowledged_by_the_clock(nodes: Nodes) -> None:
     began_s = monotonic()
     serve(left.reactor, right.reactor, until=lambda: not end.stream._kept)
     assert monotonic() - began_s < 20 * reliable_stream.ACK_DELAY_S
+
+
+def test_an_attempt_that_the_opener_gave_up_does_not_end_the_stream_for_the_acceptor(nodes: Nodes) -> None:
+    """The acceptor has said hello already when the opener loses patience: it must not take that for an end."""
+    left, right = nodes
+    end, accepted = connect(left, right)
+    end.stream.send(Done(1, b""))
+    end.stream.flush()
+    old = accepted.stream._link
+    reset(end)
+    keeper: Any = end.stream._keeper
+    serve(left.reactor, right.reactor, until=lambda: keeper._link is not None)
+    serve(right.reactor, until=lambda: accepted.stream._link not in (None, old))
+    keeper._on_timeout()
+    serve(right.reactor, until=lambda: not accepted.stream.is_connected)
+    end.stream.send(Done(2, b""))
+    end.stream.flush()
+    serve(left.reactor, right.reactor, until=lambda: len(accepted.received) == 2)
+    assert accepted.received == [Done(1, b""), Done(2, b"")]
+    assert not accepted.ends
+    assert not end.ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ class Handshake:
     """One connection that is not ready yet.
 
     It owns the socket until it ends, once: ``on_done(transport)``, or ``on_failed(error)`` with a ``StreamRefused`` or
-    an OSError and the socket closed. Neither is called from the constructor or :meth:`start`. Deadlines are the
-    owner's, who calls :meth:`abort`.
+    an OSError and the socket closed. Both are called by the thread that polls, never from :meth:`connect` or
+    :meth:`accept`. Deadlines are the owner's, who calls :meth:`abort`, from any thread.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Handshake:
         self._wanted_bytes = 0
         self._received = b""
         self._has_begun = False
+        self._lock = threading.RLock()
         self.ended = False
 
     def __repr__(self) -> str:
@@ -72,10 +74,12 @@ class Handshake:
         self._reactor.register(self._fd, self._on_event, READABLE | WRITABLE)
 
     def abort(self) -> None:
-        """Close the socket and call nothing."""
-        if not self.ended:
-            self._let_go()
-            self._transport.close()
+        """Reset the connection and call nothing. The acceptor of a stream that is resumed must not see an end of it."""
+        with self._lock:
+            if not self.ended:
+                self._let_go()
+                self._transport.reset_on_close()
+                self._transport.close()
 
     def abandon_in_child(self) -> None:
         """In a forked child: close its copy of the socket; the reactor is the parent's."""
@@ -87,19 +91,28 @@ class Handshake:
         self._reactor.unregister(self._fd)
 
     def _on_event(self, mask: int) -> None:
-        try:
-            if self._is_connecting:
-                self._finish_connecting()
-            self._go_on()
-        except StopIteration:
-            self._let_go()
+        failure: Exception | None = None
+        with self._lock:
+            if self.ended:
+                return
+            try:
+                if self._is_connecting:
+                    self._finish_connecting()
+                self._go_on()
+            except StopIteration:
+                self._let_go()
+            except BlockingIOError:
+                wants_write = bool(self._unsent) or (self._shaking is not None and self._shaking.wants_write)
+                self._reactor.watch_writable(self._fd, wants_write)
+                return
+            except (OSError, StreamRefused) as error:
+                failure = error
+                self._let_go()
+                self._transport.close()  # not reset: the last thing that was written may be why
+        if failure is None:
             self._on_done(self._transport)
-        except BlockingIOError:
-            wants_write = bool(self._unsent) or (self._shaking is not None and self._shaking.wants_write)
-            self._reactor.watch_writable(self._fd, wants_write)
-        except (OSError, StreamRefused) as error:
-            self.abort()
-            self._on_failed(error)
+        else:
+            self._on_failed(failure)
 
     def _finish_connecting(self) -> None:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -147,19 +147,27 @@ class Opener:
         handshake = Handshake(self._reactor, sock, steps, self._credentials, self._on_ready, self._fail)
         self._handshake = handshake
         handshake.connect(socket_address)
+        if self._ended:  # by another thread, which may have seen no handshake yet
+            handshake.abort()
 
     def _on_ready(self, transport: Transport) -> None:
         self._handshake = None
+        if self._ended:
+            transport.close()
+            return
         link = StreamLink(transport, self._reactor, self._on_hello, self._on_unready_link_closed)
         link.frame_limit_bytes = MAX_FIRST_FRAME_BYTES
         self._link = link
         hello = StreamHello(self.stream.stream_id, self.stream.received, self._sender, self._resumes)
         link.write(encode_frame([hello]))
+        if self._ended:
+            link.close()
         link.read_pending()
 
     def _on_hello(self, connection: Connection, messages: list[Any]) -> None:
         link = self._link
-        assert link is not None
+        if link is None:  # closed by another thread meanwhile
+            return
         message = messages[0] if messages else None
         if isinstance(message, StreamEnd):
             self._fail(StreamRefused(message.code or Refusal.STREAM_LOST, self._address))
@@ -205,7 +213,7 @@ class Opener:
             handshake.abort()
         link, self._link = self._link, None
         if link is not None:
-            link.close()
+            link.break_off()
 
 
 def _may_try_again(error: Exception, broken_s: float) -> bool:

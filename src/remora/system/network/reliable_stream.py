@@ -196,8 +196,7 @@ class Stream:
 
     def end(self, error: Exception | None) -> None:
         """The stream is over: tell its user."""
-        if not self.closed:
-            self._finish(None)
+        if self._finish(None):
             self.on_closed(self, error)
 
     # ------------------------------------------------------------------ receiving
@@ -289,10 +288,11 @@ class Stream:
             self._link.abandon_in_child()
         self._keeper.abandon_in_child()
 
-    def _finish(self, farewell: StreamEnd | None) -> None:
+    def _finish(self, farewell: StreamEnd | None) -> bool:
+        """Whether it was this call that ended the stream."""
         with self._write_lock:
             if self.closed:
-                return
+                return False
             self.closed = True
             link, self._link = self._link, None
             self._kept.clear()
@@ -303,3 +303,4 @@ class Stream:
                 link.write(encode_frame([farewell]))
             link.close()
         self._keeper.stream_ended(self)
+        return True

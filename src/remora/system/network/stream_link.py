@@ -36,6 +36,11 @@ class StreamLink(Connection):
         while not self.closed and self.transport.pending():
             self._receive()
 
+    def break_off(self) -> None:
+        """Close, so that the peer takes it for a broken connection and not for the end of the stream."""
+        self.transport.reset_on_close()
+        self.close()
+
     def _on_event(self, mask: int) -> None:
         super()._on_event(mask)
         self.read_pending()
@@ -45,4 +50,6 @@ class StreamLink(Connection):
         # A peer that had closed in order lets a write fail with EPIPE; any other failure is a broken connection.
         if error is None and failure is not None and not isinstance(failure, BrokenPipeError):
             error = failure
+        if error is not None:
+            self.transport.reset_on_close()
         super()._end_of_file(error)

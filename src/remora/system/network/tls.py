@@ -15,6 +15,7 @@ import threading
 from typing import Any, cast
 
 from remora.base.credentials import ClusterCredentials
+from remora.system.network.transports import set_reset_on_close
 
 WRITE_LIMIT_BYTES = 256 * 1024
 """Encrypted at once: bounds how long a reader waits for the lock."""
@@ -167,6 +168,10 @@ class TlsTransport:
         """Close the socket."""
         with self._lock:
             self._socket.close()
+
+    def reset_on_close(self) -> None:
+        """From now on the peer will take a close for a broken connection, not for an end."""
+        set_reset_on_close(self._socket)
 
     def _decrypt(self, view: memoryview) -> int:
         received = 0

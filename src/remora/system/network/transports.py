@@ -7,8 +7,18 @@ returns an end of file, as after an orderly end.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 from typing import Any, Protocol
+
+_LINGER_NO_TIME = struct.pack("ii", 1, 0)
+
+
+def set_reset_on_close(sock: socket.socket) -> None:
+    """Have the kernel send a reset when *sock* is closed."""
+    with contextlib.suppress(OSError):  # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NO_TIME)
 
 
 class Transport(Protocol):
@@ -23,6 +33,7 @@ class Transport(Protocol):
     def recv_into(self, view: memoryview) -> int: ...
     def pending(self) -> int: ...
     def close(self) -> None: ...
+    def reset_on_close(self) -> None: ...
 
 
 class ClearTransport:
@@ -77,3 +88,7 @@ class ClearTransport:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def reset_on_close(self) -> None:
+        """From now on the peer will take a close for a broken connection, not for an end."""
+        set_reset_on_close(self._socket)
