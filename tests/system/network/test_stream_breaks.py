@@ -230,3 +230,12 @@ def test_an_attempt_that_the_opener_gave_up_does_not_end_the_stream_for_the_acce
     assert accepted.received == [Done(1, b""), Done(2, b"")]
     assert not accepted.ends
     assert not end.ends
+
+
+def test_a_connection_that_is_broken_off_is_no_end_for_the_other_side(nodes: Nodes) -> None:
+    left, right = nodes
+    end, accepted = connect(left, right)
+    assert end.stream._link is not None
+    end.stream._link.break_off()
+    serve(right.reactor, until=lambda: not accepted.stream.is_connected)
+    assert not accepted.ends
