@@ -227,7 +227,11 @@ def _where(options: Mapping[str, Any]) -> dict[str, Any]:
                 "placement_group and scheduling_strategy exclude each other: give scheduling_strategy only"
             )
         group = own_group
-    may_be_captured = given is None and "placement_group" not in options
+    may_be_captured = (
+        given is None
+        and options.get("placement_group", "default") == "default"
+        and options.get("placement_group_capture_child_tasks") is not False
+    )
     return {"strategy": strategy.encode(), "group": group, "may_be_captured": may_be_captured}
 
 

@@ -188,7 +188,8 @@ class Group:
 
     def state_message(self) -> m.PlacementGroupState:
         """What those who watch are told."""
-        return m.PlacementGroupState(self.id, self.state, self.reason)
+        is_long = self.was_told or self.state in (m.RESCHEDULING, m.REMOVED)
+        return m.PlacementGroupState(self.id, self.state, self.reason if is_long else "")
 
     def row(self) -> m.PlacementGroupRow:
         """What is stored of it."""

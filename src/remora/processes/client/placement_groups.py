@@ -63,7 +63,8 @@ class PlacementGroupClient:
         )
         if answer.error:
             with client.lock:
-                del self._states[group], self._bundles[group]
+                self._states.pop(group, None)
+                self._bundles.pop(group, None)
             raise ValueError(answer.error)
         return group
 

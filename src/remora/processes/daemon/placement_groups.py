@@ -100,6 +100,10 @@ class PlacementGroupService:
                 manager.tick(now_s)
             self._carry_out()
 
+    def reports(self) -> list[m.PlacementGroupReport]:
+        """The groups of a session without a head, for people."""
+        return self._manager.reports() if self._manager is not None else []
+
     def next_due_s(self) -> float | None:
         """When :meth:`look` has something to do although nothing happens, or None."""
         return self._manager.next_due_s() if self._manager is not None else None
