@@ -305,6 +305,7 @@ class Worker:
             return 0.005
         self.client.periodic.remove(self._report_idle)
         self.client.send_to_daemon(WorkerState(WORKER_IDLE))
+        self.client.flush_daemon()  # the leader is about to sleep, and has flushed already
         return -1
 
     def _look(self, now_s: float) -> float:
