@@ -29,6 +29,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 test-all: test
+	REMORA_TEST_POSTGRESQL=1 $(BIN)/python -m pytest tests/processes/test_head_store.py
 	@for version in 3.12 3.13; do \
 	  if python$$version -c pass 2>/dev/null; then \
 	    echo "== Python $$version"; \

@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 POSTGRESQL_LOCK = 0x52454D4F
 """The advisory lock that one head has for as long as it is connected."""
 LOCK_TIMEOUT_S = 5.0
+SQLITE_LOCK_TIMEOUT_S = 5.0
 MAX_PARAMETERS = 500
 """Keys in one statement that removes rows."""
 
@@ -220,7 +221,8 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
     # SQLAlchemy's own "begin" event opens transactions; the driver must not open other ones by itself.
     connection.isolation_level = None
     # Exclusive: a second head is refused, and no shared memory file is needed.
-    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+    timeout_ms = round(SQLITE_LOCK_TIMEOUT_S * 1000)
+    for pragma in (f"busy_timeout={timeout_ms}", "locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
