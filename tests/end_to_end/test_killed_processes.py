@@ -239,3 +239,19 @@ def test_a_process_that_has_left_its_session_has_nothing_of_its_store_open_or_ma
     print(json.dumps([line for line in links + mapped if "remora-" in line and "memfd" in line]), flush=True)
     """
     assert told_by(source) == []
+
+
+def test_the_worker_of_an_actor_that_was_killed_is_free_again(session: str) -> None:
+    @remora.remote(num_cpus=2)
+    def nothing() -> None:
+        pass
+
+    @remora.remote
+    class Caller:
+        def call(self) -> None:
+            remora.get(nothing.remote())
+
+    caller = Caller.remote()
+    remora.get(caller.call.remote(), timeout=TIMEOUT_S)
+    remora.kill(caller)
+    remora.get(nothing.remote(), timeout=TIMEOUT_S)
