@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 
+import pytest
 from host_sockets import TIMEOUT_S, connected, datagram_sockets, read_exactly, say
 
 from remora.testing.network_host import Host
@@ -124,6 +125,15 @@ def test_other_hosts_do_not_go_through_the_relay(lab: NetworkLab, hosts: tuple[H
         assert of_c.recv(10) == of_c.recv(10) == b"x"
     assert [relay.counts_from(a).arrived for relay in relays] == [1, 1]
     assert [relay.counts_from(a).left for relay in relays] == [0, 1]
+
+
+def test_there_is_one_relay_between_two_hosts_at_a_time(lab: NetworkLab, hosts: tuple[Host, Host]) -> None:
+    a, b = hosts
+    relay = lab.relay_between(a, b, seed=1)
+    with pytest.raises(RuntimeError, match=r"there is a relay between <Host h2 .*already"):
+        lab.relay_between(b, a, seed=2)
+    relay.close()
+    lab.relay_between(b, a, seed=2)
 
 
 def test_a_connection_goes_on_directly_when_the_relay_is_closed(lab: NetworkLab, hosts: tuple[Host, Host]) -> None:

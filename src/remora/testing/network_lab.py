@@ -56,6 +56,7 @@ class NetworkLab:
         self._cuts: set[tuple[Host, Host]] = set()
         self._isolated: set[Host] = set()
         self._limited: set[Host] = set()
+        self._relays: list[Relay] = []
         with contextlib.ExitStack() as cleanup:
             self._switch = self._add_namespace("switch", cleanup)
             self._switch.ip(f"link add {BRIDGE} type bridge", f"link set {BRIDGE} up")
@@ -193,11 +194,17 @@ class NetworkLab:
             reorder: the share of packets that others overtake.
             duplicate: the share of packets that arrive twice.
 
+        Raises:
+            RuntimeError: there is a relay between them already.
+
         Example:
             >>> relay = lab.relay_between(a, b, seed=1, delay_s=0.02, loss=0.01)
             >>> relay.change_from(a, loss=1.0)
         """
+        if any({a, b} == set(relay.hosts) for relay in self._relays if not relay.closed):
+            raise RuntimeError(f"there is a relay between {a} and {b} already: change it, or close it first")
         relay = Relay(a, b, seed, LineConditions(delay_s, jitter_s, loss, reorder, duplicate))
+        self._relays.append(relay)
         self._cleanup.callback(relay.close)
         return relay
 

@@ -34,18 +34,22 @@ class Relay:
     """All that two hosts send each other goes through this, until :meth:`close`; then the direct way again."""
 
     def __init__(self, a: Host, b: Host, seed: int, conditions: LineConditions) -> None:
+        self.hosts = (a, b)
         self._lines = {
             a: BadLine(f"{seed} {a.name} {b.name}", conditions),
             b: BadLine(f"{seed} {b.name} {a.name}", conditions),
         }
         self._devices = {a: _Device(a), b: _Device(b)}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._run, name=f"relay {a.name} {b.name}", daemon=True)
         self._thread.start()
-        # A route before there is a reader would only fill the queue.
-        self._devices[a].route(a, b)
-        self._devices[b].route(b, a)
+        try:
+            self._devices[a].route(a, b)
+            self._devices[b].route(b, a)
+        except RuntimeError:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         ways = ", ".join(f"from {host.name}: {line}" for host, line in self._lines.items())
@@ -71,8 +75,8 @@ class Relay:
 
     def close(self) -> None:
         """Remove the devices, and with them the routes and the packets that are under way."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             os.eventfd_write(self._wake_fd, 1)
             self._thread.join()
             os.close(self._wake_fd)
