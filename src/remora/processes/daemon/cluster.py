@@ -53,7 +53,7 @@ from remora.system.reactor import Reactor
 if TYPE_CHECKING:
     from remora.processes.daemon.main import NodeDaemon
 
-COUNTING_MESSAGES = frozenset((*counting.MESSAGES, *copies.MESSAGES, objects.GetObjects, objects.ObjectValue))
+COUNTING_MESSAGES = frozenset((*counting.MESSAGES, *copies.MESSAGES, *objects.MESSAGES))
 LEASE_REQUESTS = frozenset((RequestLease, CancelRequest, ReturnLease))
 LEASE_ANSWERS = frozenset((LeaseGranted, LeaseDelayed, RequestFailed, LeaseBroken, ReclaimLease))
 INSPECTION_MESSAGES = frozenset(inspection.MESSAGES)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 IDLE_TICK_S = 0.5
 
-COUNTING_MESSAGES = frozenset((*counting.MESSAGES, objects.GetObjects, objects.ForgetGet))
+COUNTING_MESSAGES = frozenset((*counting.MESSAGES, *objects.MESSAGES))
 ARENA_MESSAGES = frozenset(arena.MESSAGES)
 LEASE_MESSAGES = frozenset(leases.MESSAGES)
 ACTOR_MESSAGES = frozenset(actors.MESSAGES)
