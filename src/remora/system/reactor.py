@@ -107,7 +107,6 @@ class Reactor:
             self.closed = True
             self._on_event.clear()
             self._epoll.close()
-            with self._timers_lock:
-                if self._timers is not None:
-                    self._timers.close()
+            if self._timers is not None:
+                self._timers.close()
             os.close(self._wake_fd)

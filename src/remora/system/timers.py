@@ -19,6 +19,7 @@ from typing import Any
 _CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
 _NANOSECONDS = 1_000_000_000
+LOCK_TIMEOUT_S = 0.5
 
 
 class _Interval(ctypes.Structure):
@@ -97,10 +98,13 @@ class Timers:
 
     def close(self) -> None:
         """Forget all calls."""
-        with self._lock:
-            self._heap.clear()
-            os.close(self.fd)
-            self.fd = -1
+        # Not waited for without end: in a forked child the thread that held it may be no more.
+        is_held = self._lock.acquire(timeout=LOCK_TIMEOUT_S)
+        self._heap.clear()
+        os.close(self.fd)
+        self.fd = -1
+        if is_held:
+            self._lock.release()
 
     def _arm(self) -> None:
         when_ns = 0  # disarms

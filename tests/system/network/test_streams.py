@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from remora.system.certificates import create_credentials
 from remora.system.connection import RECEIVE_BUFFER_BYTES
 from remora.system.network import opener
 from remora.system.network.preface import Purpose
-from remora.system.network.refusals import Refusal, StreamRefused
+from remora.system.network.refusals import Refusal, StreamRefused, refuse
 from remora.system.network.reliable_stream import ACK_FRAMES
 
 Nodes = tuple[Node, Node]
@@ -331,3 +332,39 @@ def test_an_acceptor_forgets_streams_that_ended(nodes: Nodes) -> None:
     assert len(right.acceptor.streams) == 1
     end.stream.close()
     serve(right.reactor, until=lambda: not right.acceptor.streams)
+
+
+def test_an_opener_tries_again_while_the_node_is_starting(nodes: Nodes) -> None:
+    left, right = nodes
+    take = right.doorkeeper._on_preface
+    turned_away: list[Any] = []
+
+    def not_yet(sock: socket.socket, preface: Any) -> None:
+        refuse(sock, Refusal.STARTING)
+        turned_away.append(preface)
+        if len(turned_away) == 3:
+            right.doorkeeper._on_preface = take
+
+    right.doorkeeper._on_preface = not_yet
+    connect(left, right)
+    assert len(turned_away) == 3
+
+
+def test_a_forked_child_closes_its_copies_and_the_stream_goes_on(nodes: Nodes) -> None:
+    left, right = nodes
+    end, accepted = connect(left, right)
+    trying = left.open(right.address)
+    link = end.stream._link
+    assert link is not None
+    child = os.fork()
+    if child == 0:
+        # As if another thread had been writing when the process was forked.
+        with link._write_lock, getattr(link.transport, "_lock", threading.Lock()):
+            end.stream.abandon_in_child()
+            trying.stream.abandon_in_child()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    send(end, [Done(1, b"still here")])
+    serve(left.reactor, right.reactor, until=lambda: accepted.received and trying.stream.is_connected)
+    assert not end.ends

@@ -84,7 +84,7 @@ class Handshake:
     def abandon_in_child(self) -> None:
         """In a forked child: close its copy of the socket; the reactor is the parent's."""
         self.ended = True
-        self._transport.close()
+        self._transport.abandon_in_child()
 
     def _let_go(self) -> None:
         self.ended = True

@@ -18,7 +18,7 @@ from remora.system.handshake import MAX_FIRST_FRAME_BYTES
 from remora.system.network.handshake import Handshake
 from remora.system.network.handshake_steps import open_steps
 from remora.system.network.preface import make_preface
-from remora.system.network.refusals import Refusal, StreamRefused
+from remora.system.network.refusals import FOR_NOW, Refusal, StreamRefused
 from remora.system.network.reliable_stream import Stream
 from remora.system.network.sockets import SocketAddress, look_up, numeric_address, tune
 from remora.system.network.stream_link import StreamLink
@@ -218,7 +218,7 @@ class Opener:
 
 def _may_try_again(error: Exception, broken_s: float) -> bool:
     if isinstance(error, StreamRefused):
-        return error.code == Refusal.TOO_MANY and broken_s < GIVE_UP_S
+        return error.code in FOR_NOW and broken_s < GIVE_UP_S
     if isinstance(error, ForeignFrameError):
         return False
     if isinstance(error, ConnectionRefusedError):

@@ -31,6 +31,7 @@ class Refusal(enum.IntEnum):
     DECLARED_DEAD = 9
     TOO_MANY = 10
     STREAM_LOST = 11
+    STARTING = 12
     WRONG_CERTIFICATE = 200
     STRANGE_ANSWER = 201
 
@@ -51,6 +52,7 @@ _SENTENCES = {
     Refusal.WRONG_SECRET: f"the secrets differ: {_NEW_JOIN_STRING}",
     Refusal.DECLARED_DEAD: "this node was declared dead by its cluster: end it with `remora stop` and start it anew",
     Refusal.TOO_MANY: "too many connections to it are half open: try again later",
+    Refusal.STARTING: "it has not finished starting: try again later",
     Refusal.STREAM_LOST: "it has given up the connection, which was broken for too long",
     Refusal.WRONG_CERTIFICATE: (
         "it showed another certificate than this cluster's. Either another cluster has its address now, or somebody is "
@@ -58,6 +60,10 @@ _SENTENCES = {
     ),
     Refusal.STRANGE_ANSWER: "it did not answer as a node of Remora: check the address and the port",
 }
+
+
+FOR_NOW = frozenset((Refusal.TOO_MANY, Refusal.STARTING))
+"""A stream tries again after these; after all others it would be in vain."""
 
 
 class StreamRefused(RemoraError):

@@ -31,6 +31,11 @@ class StreamLink(Connection):
         if self.peer is not None:
             self.peer.flush()
 
+    def abandon_in_child(self) -> None:
+        """In a forked child: close its copy of the socket. The parent's goes on, and the reactor is the parent's."""
+        self.closed = True
+        self.transport.abandon_in_child()
+
     def read_pending(self) -> None:
         """Hand out what TLS has decrypted already: no descriptor tells of it."""
         while not self.closed and self.transport.pending():

@@ -169,6 +169,10 @@ class TlsTransport:
         with self._lock:
             self._socket.close()
 
+    def abandon_in_child(self) -> None:
+        """In a forked child: close its copy of the socket. The lock may be held by a thread that is no more."""
+        self._socket.close()
+
     def reset_on_close(self) -> None:
         """From now on the peer will take a close for a broken connection, not for an end."""
         set_reset_on_close(self._socket)

@@ -34,6 +34,7 @@ class Transport(Protocol):
     def pending(self) -> int: ...
     def close(self) -> None: ...
     def reset_on_close(self) -> None: ...
+    def abandon_in_child(self) -> None: ...
 
 
 class ClearTransport:
@@ -87,6 +88,10 @@ class ClearTransport:
 
     def close(self) -> None:
         """Close the socket."""
+        self._socket.close()
+
+    def abandon_in_child(self) -> None:
+        """In a forked child: close its copy of the socket."""
         self._socket.close()
 
     def reset_on_close(self) -> None:
