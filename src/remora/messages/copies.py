@@ -39,12 +39,16 @@ class FreeCopies(msgspec.Struct, array_like=True, tag=143, frozen=True):
 
 
 class MakeCopy(msgspec.Struct, array_like=True, tag=144, frozen=True):
-    """Home to a node: pull a copy and keep it. ``CopyKept`` answers when it is there, or ``CopyDropped``."""
+    """Home to a node: pull a copy and keep it. ``CopyKept`` answers when it is there, or ``CopyDropped``.
+
+    ``wanted`` is on how many nodes the value is to be kept; the home's heir will want to know.
+    """
 
     id: bytes
     value: Value
     writer: bytes
     sources: list[bytes]
+    wanted: int
 
 
 class KeepCopy(msgspec.Struct, array_like=True, tag=145, frozen=True):
@@ -52,6 +56,7 @@ class KeepCopy(msgspec.Struct, array_like=True, tag=145, frozen=True):
 
     id: bytes
     writer: bytes
+    wanted: int
 
 
 class CopyKept(msgspec.Struct, array_like=True, tag=146, frozen=True):
@@ -62,4 +67,58 @@ class CopyKept(msgspec.Struct, array_like=True, tag=146, frozen=True):
     ok: bool
 
 
-MESSAGES = (CopyArrived, CopyDropped, CopyFailed, FreeCopies, MakeCopy, KeepCopy, CopyKept)
+class ReportedCopy(msgspec.Struct, array_like=True, frozen=True):
+    """A copy on the reporting node: ``value`` has its size and contents, ``sources`` are those of one that arrives."""
+
+    id: bytes
+    writer: bytes
+    value: Value
+    whole: bool
+    kept: bool
+    wanted: int = 1
+    sources: list[bytes] = []
+
+
+class HomeReport(msgspec.Struct, array_like=True, tag=147, frozen=True):
+    """Daemon to the heir of a dead home: all that this node has of the ids for which *node* answered.
+
+    ``held`` are those that processes and containers of this node hold or asked for, each with its holder; ``values``
+    what processes of this node know; ``contained`` which of those ids (containers) hold which ids of this home.
+    """
+
+    node: bytes
+    held: list[tuple[bytes, bytes]]
+    copies: list[ReportedCopy]
+    values: list[tuple[bytes, Value]]
+    contained: list[tuple[bytes, bytes]]
+
+
+class NodeResolve(msgspec.Struct, array_like=True, tag=148, frozen=True):
+    """Daemon to home: ``writer``, a worker here whose submitter died, made the value of a pending id.
+
+    A stored value is kept here for the home. ``NodeResolved`` answers when what it contains is held.
+    """
+
+    id: bytes
+    value: Value
+    writer: bytes
+
+
+class NodeResolved(msgspec.Struct, array_like=True, tag=149, frozen=True):
+    """Home to daemon: the answer to ``NodeResolve``, whatever became of the value."""
+
+    ids: list[bytes]
+
+
+MESSAGES = (
+    CopyArrived,
+    CopyDropped,
+    CopyFailed,
+    FreeCopies,
+    MakeCopy,
+    KeepCopy,
+    CopyKept,
+    HomeReport,
+    NodeResolve,
+    NodeResolved,
+)

@@ -136,10 +136,14 @@ class NodeRelease(msgspec.Struct, array_like=True, tag=35, frozen=True):
 
 
 class Keep(msgspec.Struct, array_like=True, tag=36, frozen=True):
-    """Home to another node's daemon: keep the copy of my object that ``writer`` stored with you."""
+    """Home to another node's daemon: keep the copy of my object that ``writer`` stored with you.
+
+    ``contents`` are the ids inside, for the heir of a home that dies.
+    """
 
     id: bytes
     writer: bytes
+    contents: list[bytes] = []
 
 
 class KeepAck(msgspec.Struct, array_like=True, tag=37, frozen=True):

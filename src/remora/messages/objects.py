@@ -84,4 +84,30 @@ class WantCopies(msgspec.Struct, array_like=True, tag=56, frozen=True):
     count: int
 
 
-MESSAGES = (GetObjects, ObjectValue, ForgetGet, ReleaseCopies, CopiesReleased, ObjectAt, WantCopies)
+class HomeDied(msgspec.Struct, array_like=True, tag=57, frozen=True):
+    """Daemon to process: the home of all ids that start with one of *nodes* died; answer with ``OfferValues``."""
+
+    nodes: list[bytes]
+
+
+class OfferValues(msgspec.Struct, array_like=True, tag=58, frozen=True):
+    """Process to daemon: the answer to ``HomeDied``, at once. ``values`` are those known here of live refs.
+
+    Only values and errors that are in the process itself; what is stored in an arena is found by its node.
+    """
+
+    nodes: list[bytes]
+    values: list[tuple[bytes, Value]]
+
+
+MESSAGES = (
+    GetObjects,
+    ObjectValue,
+    ForgetGet,
+    ReleaseCopies,
+    CopiesReleased,
+    ObjectAt,
+    WantCopies,
+    HomeDied,
+    OfferValues,
+)

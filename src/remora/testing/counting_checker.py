@@ -12,18 +12,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, process_of
+from remora.base.ids import ObjectId, ProcessId, make_object_id, process_of
 from remora.base.object_ref import FIRST_FINISHED
 from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, RunningTask
-from remora.core.counting.entries import Entry
-from remora.core.counting.vocabulary import Hold, home_of
+from remora.core.counting.entries import Entry, LossReason
+from remora.core.counting.vocabulary import Hold
 from remora.messages import counting as m
-from remora.messages.objects import Location, Value
+from remora.messages.objects import Location, ObjectValue, Value
 from remora.messages.tasks import Reply, Task
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_parts import Item
 from remora.testing.counting_world import Violation, World
 
+LOST = {reason.name.encode() for reason in (LossReason.NODE_DIED, LossReason.COPY_LOST, LossReason.UNREACHABLE)}
 Claim = tuple[ProcessId, ObjectId]
 Seen = frozenset[Claim]
 
@@ -66,6 +67,8 @@ class Checker:
                 self._has_value(make_object_id(ProcessId(to), call), value)
             case m.Publish(object_id, value) | m.Resolve(object_id, value):
                 self._has_value(ObjectId(object_id), value)
+            case ObjectValue(object_id, value) if value.data in LOST and to in self.world.clients:
+                self._check_lost(ObjectId(object_id), self.world.clients[ProcessId(to)])
             case m.Ack(ids, False) if not self.world.faults:
                 client = self.world.clients[ProcessId(to)]
                 for object_id in ids:
@@ -77,6 +80,20 @@ class Checker:
     def _has_value(self, object_id: ObjectId, value: Value) -> None:
         if value.state >= FIRST_FINISHED:
             self.contents[object_id] = tuple(ObjectId(content) for content in value.contents)
+
+    def _check_lost(self, object_id: ObjectId, client: SimulatedClient) -> None:
+        """A value is not lost while a living node has a copy. (When two nodes die, what one left to the other is.)"""
+        if self.world.node_deaths > 1 or not self._lives(client, object_id):
+            return
+        for node in self.world.living_nodes():
+            directory = self.world.directories[node]
+            copy = directory._local.get(object_id)
+            kept = [keepers for copied, _, keepers in directory._copies if copied == object_id]
+            is_kept = any(len(keeper) == len(node) for keepers in kept for keeper in keepers)
+            is_here = is_kept or (copy is not None and copy.location is not None)
+            if is_here and self._stands(client, object_id, frozenset()):
+                name = self._name(client.process)
+                raise Violation(f"{self._name(object_id)} is lost for {name}, and {self._name(node)} has it")
 
     def has_cycle(self) -> bool:
         """Whether objects contain each other, beyond one containing itself; these are never freed."""
@@ -157,7 +174,7 @@ class Checker:
         if ref is None or ref.hold is Hold.GONE:
             return False
         if ref.hold is Hold.HELD:
-            return home_of(object_id) in self.world.alive
+            return True
         return any(self._covers(client, object_id, cover, seen) for cover in ref.covers or ()) or any(
             self._stands(client, outer.id, seen) and self._container_holds(outer.id, object_id, seen)
             for outer in ref.containers or ()
@@ -203,23 +220,20 @@ class Checker:
     def _inside_is_held(self, client: SimulatedClient, object_id: ObjectId, content: ObjectId, seen: Seen) -> bool:
         if object_id in client.objects and client.is_private(object_id):
             return self._stands_if_lives(client, content, seen)
-        if home_of(object_id) not in self.world.alive:
-            return False
-        if object_id not in self.world.directories[home_of(object_id)]._entries:
+        if self.world.home(object_id) is None:
             return object_id in self.world.freed or self._stands_if_lives(
                 self.world.clients[process_of(object_id)], content, seen
             )
         return self._container_holds(object_id, content, seen)
 
     def _container_holds(self, container: ObjectId, object_id: ObjectId, seen: Seen) -> bool:
-        if home_of(container) not in self.world.alive:
-            return False
-        entry = self.world.directories[NodeId(home_of(container))]._entries.get(container)
+        home = self.world.home(container)
+        entry = home._entries.get(container) if home is not None else None
         hold = entry.contents.get(object_id, Hold.NONE) if entry is not None else Hold.NONE
         if entry is None or hold in (Hold.NONE, Hold.GONE):
             return False
         if hold is Hold.HELD:
-            return home_of(object_id) in self.world.alive
+            return True
         return self._stands_if_lives(self.world.clients[entry.publisher], object_id, seen)
 
     # When all is quiet and every ref is dropped
@@ -254,6 +268,8 @@ class Checker:
                 raise Violation(f"{name} is left with a copy of {self._name(object_id)}: {copy!r}")
             for object_id, _ in self.world.pulls[node].pulls:
                 raise Violation(f"{name} pulls {self._name(object_id)} for ever")
+            if directory._in_flux or directory._held_back or directory._asking or directory._rebuilds:
+                raise Violation(f"{name} never ends a rebuild")
             left = [offset for where, offset in self.world.arena if where == node]
             if left:
                 raise Violation(f"{len(left)} pieces of the arena of {name} are never freed")

@@ -20,8 +20,10 @@ from remora.messages import counting as m
 from remora.messages.objects import (
     CopiesReleased,
     GetObjects,
+    HomeDied,
     Location,
     ObjectValue,
+    OfferValues,
     ReleaseCopies,
     Value,
     WantCopies,
@@ -77,6 +79,7 @@ class SimulatedClient:
                 continue
             del self.strong[object_id]
             self.shown.pop(object_id, None)
+            self._values.pop(object_id, None)
             self.viewed.discard(object_id)
             if self.is_counted(object_id):
                 self.deaths.append(object_id)
@@ -288,6 +291,8 @@ class SimulatedClient:
                 self._value_arrived(ObjectId(object_id), value)
             case ReleaseCopies(ids):
                 self._release_copies(_ids(ids))
+            case HomeDied(nodes):
+                self._offer_values(nodes)
             case End():
                 self._peer_ended(peer)
 
@@ -351,10 +356,11 @@ class SimulatedClient:
         knew = object_id in self.knowing
         self.knowing.pop(object_id, None)
         if not self._is_elsewhere(value):  # else it is the answer to who only wanted to know
+            if object_id in self.strong:
+                self._values[object_id] = value
             if value.location is not None and object_id in self.strong:
                 self.network.look(value.location)
                 self.shown[object_id] = value.location
-                self._values[object_id] = value
                 if self.gets.get(object_id):
                     self.viewed.add(object_id)
             self._unpack(object_id, value)
@@ -366,6 +372,14 @@ class SimulatedClient:
         for object_id in released:
             self.shown.pop(object_id, None)
         self.network.send(self.process, self.node, CopiesReleased(list(released)))
+
+    def _offer_values(self, nodes: list[bytes]) -> None:
+        known: list[tuple[bytes, Value]] = [
+            (object_id, value)
+            for object_id, value in self._values.items()
+            if value.location is None and object_id[:4] in nodes and object_id in self.strong
+        ]
+        self.network.send(self.process, self.node, OfferValues(nodes, known))
 
     def _unpack(self, object_id: ObjectId, value: Value) -> None:
         """The value of an object that was asked for is here; also of one that turned out to be private."""

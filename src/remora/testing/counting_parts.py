@@ -23,6 +23,13 @@ class End(msgspec.Struct, array_like=True, frozen=True):
     """The sender's socket was read to its end."""
 
 
+class NodeDied(msgspec.Struct, array_like=True, frozen=True):
+    """Head to daemon: the node is dead, and this one is its heir."""
+
+    node: bytes
+    heir: bytes
+
+
 @dataclass
 class OwnObject:
     """An object made by this process, as long as a ref lives or its value is awaited."""

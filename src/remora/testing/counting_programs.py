@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from remora.base.ids import ObjectId, ProcessId
+from remora.base.ids import NodeId, ObjectId, ProcessId
 from remora.base.object_ref import FIRST_FINISHED
 from remora.core.counting.directory import Directory
 from remora.core.counting.process import ProcessRefs
@@ -26,6 +26,8 @@ LAYOUTS: tuple[Layout, ...] = (
     {"N1": ["A", "B", "C"]},
     {"N1": ["A"], "N2": ["B"]},
 )
+WIDE: Layout = {"N1": ["A", "B"], "N2": ["C"], "N3": ["D", "E"], "N4": ["F"], "N5": ["G"]}
+"""For reading: more nodes to have copies, and to be heirs."""
 MIXES = ("uniform", "hot", "storm", "read")
 UNIFORM: dict[str, float] = {"new": 2, "put": 2, "store": 1, "call": 5, "inline": 1, "end": 4, "end_large": 1}
 UNIFORM |= {"yield": 1, "keep": 2, "get": 3, "drop": 4, "know": 0.3}
@@ -51,11 +53,14 @@ class Simulation:
         self.rng = random.Random(seed)
         self.mix = MIXES[seed % len(MIXES)]
         grace_s = self.rng.choice((0.0, 0.0, 8.0))
-        self.world = World(self.rng.choice(LAYOUTS), process_machine, directory_machine, grace_s)
+        layouts = (WIDE, *LAYOUTS[:3]) if self.mix == "read" else LAYOUTS
+        self.world = World(self.rng.choice(layouts), process_machine, directory_machine, grace_s)
         self.checker = Checker(self.world)
-        self.steps_left = float(self.rng.randint(4, max_steps))
+        self.steps_left = float(self.rng.randint(4, max_steps * 2 if self.mix == "read" else max_steps))
         self.deaths_left = self.rng.choice((0, 0, 1, 1, 2)) if with_faults else 0
         self.cuts_left = self.rng.choice((0, 0, 1, 2)) if with_faults else 0
+        self.nodes_die = self.cuts_left == 0
+        """Links are cut by nobody when nodes die: what the heir is told must arrive."""
         self.delivery_share = self.rng.choice((0.3, 0.5, 0.7))
         self.stalled: tuple[bytes, bytes] | None = None
         self.stalled_for = 0
@@ -96,7 +101,7 @@ class Simulation:
             self._deliver()
         elif rng.random() < 0.25:
             self._tell_deaths()
-        elif self.deaths_left and rng.random() < 0.05:
+        elif self.deaths_left and rng.random() < (0.03 if self.mix == "read" else 0.05):
             self._kill()
         elif self.cuts_left and rng.random() < 0.06:
             self._cut()
@@ -125,10 +130,21 @@ class Simulation:
     def _kill(self) -> None:
         self.deaths_left -= 1
         lose_last = self.rng.random() < 0.5
-        if self.rng.random() < 0.3:
-            self.world.kill_node(self.rng.choice(self.world.living_nodes()), lose_last)
+        if self.nodes_die and self.rng.random() < 0.5 and len(self.world.living_nodes()) > 1:
+            self.world.kill_node(self._victim(), lose_last)
         else:
             self.world.kill(self.rng.choice(self.world.living_clients()).process, lose_last)
+
+    def _victim(self) -> NodeId:
+        """Rather a node of which the others hold or read something."""
+        nodes = self.world.living_nodes()
+        wanted = [
+            node
+            for node in nodes
+            for entry in self.world.directories[node]._entries.values()
+            if entry.spread is not None or any(holder[:4] != node for holder in entry.holders)
+        ]
+        return self.rng.choice(wanted if wanted and self.rng.random() < 0.8 else nodes)
 
     def _cut(self) -> None:
         nodes = self.world.living_nodes()

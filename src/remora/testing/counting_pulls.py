@@ -86,9 +86,10 @@ class PullShell:
 
     def cancel(self, effect: CancelPull) -> None:
         key = (ObjectId(effect.id), effect.writer)
-        pull = self.pulls.pop(key)
-        self._refuse(key, pull)
-        self._free(pull.location)
+        pull = self.pulls.pop(key, None)
+        if pull is not None:  # else it found no room
+            self._refuse(key, pull)
+            self._free(pull.location)
 
     def node_ended(self, node: NodeId) -> None:
         """Its connections are closed."""

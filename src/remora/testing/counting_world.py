@@ -31,20 +31,26 @@ from remora.messages.objects import (
     CopiesReleased,
     ForgetGet,
     GetObjects,
+    HomeDied,
     Location,
     ObjectAt,
     ObjectValue,
+    OfferValues,
     ReleaseCopies,
     Value,
     WantCopies,
 )
 from remora.messages.tasks import Close, Reply, ReplyAck, Task
 from remora.testing.counting_client import SimulatedClient
-from remora.testing.counting_parts import End, Item, Network
+from remora.testing.counting_parts import End, Item, Network, NodeDied
 from remora.testing.counting_pulls import Chunk, PullShell, ReadChunk
 
 Layout = dict[str, list[str]]
 """Names of nodes, and of the processes of each."""
+
+
+HEAD = make_process_id(0, 0)
+"""Says which nodes are dead, to all in the same order."""
 
 
 class Violation(AssertionError):
@@ -61,7 +67,7 @@ class World(Network):
         directory_machine: type[Directory] = Directory,
         grace_s: float = 0.0,
     ) -> None:
-        self.names: dict[bytes, str] = {}
+        self.names: dict[bytes, str] = {HEAD: "head"}
         self.clients: dict[ProcessId, SimulatedClient] = {}
         self.directories: dict[NodeId, Directory] = {}
         self.alive: set[bytes] = set()
@@ -71,6 +77,7 @@ class World(Network):
         self.arena: set[tuple[bytes, int]] = set()
         self.freed: set[ObjectId] = set()
         self.faults = 0
+        self.node_deaths = 0
         self.log: list[str] = []
         self.message_counts: Counter[str] = Counter()
         self.now_s = 0.0
@@ -161,9 +168,9 @@ class World(Network):
         directory = self.directories[node]
         if isinstance(message, End) and sender in self.clients:
             directory.process_ended(ProcessId(sender), self.now_s, at_once=not self.peers.get(sender))
-        elif isinstance(message, End):
-            directory.node_dead(NodeId(sender), self.now_s)
-            self.pulls[node].node_ended(NodeId(sender))
+        elif isinstance(message, NodeDied):
+            directory.node_dead(NodeId(message.node), NodeId(message.heir), self.now_s)
+            self.pulls[node].node_ended(NodeId(message.node))
         elif isinstance(message, ReadChunk):
             self.pulls[node].read_chunk(NodeId(sender), message)
         elif isinstance(message, Chunk):
@@ -172,6 +179,13 @@ class World(Network):
             directory.process_message(ProcessId(sender), message)
         else:
             directory.node_message(NodeId(sender), message)
+
+    def home(self, object_id: bytes) -> Directory | None:
+        """The living directory that knows the object now."""
+        return next(
+            (self.directories[node] for node in self.living_nodes() if object_id in self.directories[node]._entries),
+            None,
+        )
 
     # What the machines want
 
@@ -261,9 +275,10 @@ class World(Network):
                 self._enqueue(process, other, End())
 
     def kill_node(self, node: NodeId, lose_last: bool = False) -> None:
-        """The node dies with all its processes; the others hear of it once."""
+        """The node dies with all its processes; the others are told once, and who is its heir."""
         self.log.append(f"node {self.name(node)} dies")
         self.faults += 1
+        self.node_deaths += 1
         self.alive.discard(node)
         for process, client in self.clients.items():
             if client.node == node and client.alive:
@@ -271,8 +286,10 @@ class World(Network):
         for sender, to in list(self.channels):
             if to == node or (sender == node and lose_last):
                 del self.channels[sender, to]
-        for other in self.living_nodes():
-            self._enqueue(node, other, End())
+        living = self.living_nodes()
+        for other in living:
+            heir = next((later for later in living if later > node), living[0])
+            self._enqueue(HEAD, other, NodeDied(node, heir))
 
     def cut(self, one: NodeId, other: NodeId) -> None:
         """The link between two daemons breaks and comes back; what was in it is lost."""
@@ -334,6 +351,23 @@ class World(Network):
                 return f"{kind} {self.name(object_id)}"
             case copies.CopyKept(object_id, _, ok):
                 return f"{kind} {self.name(object_id)}{'' if ok else ', not there'}"
+            case NodeDied(dead, heir):
+                return f"{kind} {self.name(dead)}, heir {self.name(heir)}"
+            case HomeDied(nodes):
+                return f"{kind} {self.list_names(nodes)}"
+            case OfferValues(nodes, values):
+                return f"{kind} {self.list_names([object_id for object_id, _ in values])}"
+            case copies.HomeReport(dead, held, reported, values, contained):
+                return (
+                    f"{kind} of {self.name(dead)}: held {self.list_names([object_id for object_id, _ in held])}, "
+                    f"copies {self.list_names([copy.id for copy in reported])}, "
+                    f"values {self.list_names([object_id for object_id, _ in values])}, "
+                    f"containers {self.list_names([container for container, _ in contained])}"
+                )
+            case copies.NodeResolve(object_id, value):
+                return f"{kind} {self.name(object_id)} {self._value(value)}"
+            case copies.NodeResolved(ids):
+                return f"{kind} {self.list_names(ids)}"
             case ReadChunk(object_id, _, chunk):
                 return f"{kind} {chunk} of {self.name(object_id)}"
             case Chunk(object_id, _, chunk, found):

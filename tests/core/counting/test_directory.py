@@ -389,31 +389,18 @@ def test_values_are_asked_for_at_the_home_once(home: Directory) -> None:
     assert effects == [Send(Q, ObjectValue(FOREIGN, DATA)), Send(R, ObjectValue(FOREIGN, DATA))]
 
 
-def test_everything_awaited_from_a_dead_node_is_lost_at_once(home: Directory) -> None:
-    tell(home, Q, m.Register([FOREIGN]), GetObjects([FOREIGN]))
-    tell(home, P, m.Publish(A, stored(0, THERE), AFAR), m.Publish(K, containing(FOREIGN)))
-    home.node_dead(THERE, 0.0)
-    assert sorted(map(repr, taken(home))) == sorted(
-        map(
-            repr,
-            [
-                Send(P, m.PublishAck([A])),
-                Send(Q, m.Ack([FOREIGN], False)),
-                Send(P, m.PublishAck([K])),
-                Send(Q, ObjectValue(FOREIGN, lost(LossReason.NODE_DIED, THERE))),
-            ],
-        )
-    )
+def test_a_copy_on_a_dead_node_is_lost_if_it_was_the_only_one(home: Directory) -> None:
+    tell(home, P, m.Publish(A, stored(0, THERE), AFAR))
+    tell_from(home, THERE, m.KeepAck(A, True))
+    home.node_dead(THERE, HERE, 0.0)
     assert home.value_of(A) == lost(LossReason.NODE_DIED, THERE)
-    assert tell(home, R, m.Register([FOREIGN])) == [Send(R, m.Ack([FOREIGN], False))]
-    assert tell(home, R, GetObjects([FOREIGN]))[0] == Send(R, ObjectValue(FOREIGN, lost(LossReason.NODE_DIED, THERE)))
 
 
 def test_holders_of_a_dead_node_are_dropped_after_the_grace(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA))
     tell_from(home, THERE, m.NodeRegister([A], AFAR))
     tell(home, P, m.Release([A]))
-    home.node_dead(THERE, 0.0)
+    home.node_dead(THERE, HERE, 0.0)
     assert home.is_known(A)
     home.tick(GRACE_S)
     assert not home.is_known(A)
@@ -421,7 +408,8 @@ def test_holders_of_a_dead_node_are_dropped_after_the_grace(home: Directory) -> 
 
 def test_a_dead_node_is_not_listened_to(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA))
-    home.node_dead(THERE, 0.0)
+    home.node_dead(THERE, HERE, 0.0)
+    taken(home)
     assert tell_from(home, THERE, m.NodeRegister([A], AFAR)) == []
 
 

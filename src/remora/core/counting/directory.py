@@ -31,16 +31,16 @@ import msgspec
 from remora.base.ids import NodeId, ObjectId, ProcessId, node_of, process_of, short
 from remora.base.object_ref import PENDING
 from remora.core.counting.entries import DescribeLoss, Entry, LossReason, ObjectRow, row_of
-from remora.core.counting.other_nodes import OtherNodes
+from remora.core.counting.heirs import Heirs
 from remora.core.counting.parking import DropRequest, GetRequest, HoldRequest, KeepRequest, Request
 from remora.core.counting.vocabulary import EXPORTED, CountingError, Hold, home_of, is_container, is_process
 from remora.messages import counting as m
-from remora.messages.objects import CopiesReleased, ForgetGet, GetObjects, Value, WantCopies
+from remora.messages.objects import CopiesReleased, ForgetGet, GetObjects, Location, OfferValues, Value, WantCopies
 
 DEFAULT_GRACE_S = 5.0
 
 
-class Directory(OtherNodes):
+class Directory(Heirs):
     """Objects of one node, and what the node's processes hold elsewhere.
 
     Args:
@@ -67,6 +67,7 @@ class Directory(OtherNodes):
             GetObjects: self.get_objects,
             ForgetGet: self.forget_get,
             CopiesReleased: self.copies_released,
+            OfferValues: self.offer_values,
             WantCopies: self.want_copies,
         }
 
@@ -142,10 +143,10 @@ class Directory(OtherNodes):
 
     def get_objects(self, process: ProcessId, message: GetObjects) -> None:
         for object_id in message.ids:
-            if home_of(object_id) == self.node:
+            if self._home(object_id) == self.node:
                 self._get(GetRequest(object_id, process, message.purpose))
             else:
-                self._get_elsewhere(ObjectId(object_id), process, message.purpose)
+                self._fetch(ObjectId(object_id), process, message.purpose)
 
     def forget_get(self, process: ProcessId, message: ForgetGet) -> None:
         self._forget_get(process, [ObjectId(object_id) for object_id in message.ids])
@@ -166,6 +167,7 @@ class Directory(OtherNodes):
             self._forget_get(process, [object_id])
         for object_id in self._local.forget_process(process):
             self._drop_local(object_id)
+        self._forget_asked_process(process)
         self._parking.discard(lambda r: isinstance(r, HoldRequest) and r.holder == process)
         self._parking.discard(lambda r: isinstance(r, GetRequest) and r.waiter == process)
         for request in self._parking.take_of_process(process):
@@ -175,18 +177,26 @@ class Directory(OtherNodes):
         else:
             self._ending[process] = now_s + self.grace_s
 
-    def node_dead(self, node: NodeId, now_s: float) -> None:
-        """The node was declared dead, once and for ever; its holds stay for the grace."""
+    def node_dead(self, node: NodeId, heir: NodeId, now_s: float) -> None:
+        """The node was declared dead, once and for ever; *heir*, a node that lives, will answer for its ids.
+
+        Its holds stay for the grace.
+        """
+        if node == self.node or node in self._dead_nodes or heir in self._dead_nodes or heir == node:
+            raise CountingError(f"node {short(node)} cannot die with the heir {short(heir)} for {self!r}")
         self._mourn(node)
+        self._begin_succession(node, heir, now_s)
         self._ending[node] = now_s + self.grace_s
 
     @property
     def next_deadline_s(self) -> float | None:
         """When `tick` has something to do."""
-        return min(self._ending.values(), default=None)
+        patience = (asking.deadline_s for asking in self._asking.values())
+        return min((*self._ending.values(), *patience), default=None)
 
     def tick(self, now_s: float) -> None:
-        """Forget those whose grace is over."""
+        """Forget those whose grace is over, and wait no longer for processes that do not say what they know."""
+        self._end_patience(now_s)
         for who in [who for who, deadline_s in self._ending.items() if deadline_s <= now_s]:
             del self._ending[who]
             if is_process(who):
@@ -214,6 +224,29 @@ class Directory(OtherNodes):
     def rows(self) -> Iterator[ObjectRow]:
         """Every object whose home is here, with its holders."""
         return (row_of(object_id, entry) for object_id, entry in self._entries.items())
+
+    def ids(self) -> list[ObjectId]:
+        """Every object whose home is here; a list, for those who look at them one after the other, over a while."""
+        return list(self._entries)
+
+    def row(self, object_id: ObjectId) -> ObjectRow | None:
+        """One of the rows; None when the object is freed."""
+        entry = self._entries.get(object_id)
+        return row_of(object_id, entry) if entry is not None else None
+
+    def kept_copies(self) -> list[tuple[bytes, bytes]]:
+        """Id and writer of what lies on this node and is kept for a home or for a process."""
+        return self._copies.keys()
+
+    def home_copy(self, object_id: bytes, writer: bytes) -> Location | None:
+        """Where the copy lies, if it is kept for a home; None for one that only processes keep."""
+        if not self._copies.is_kept_for_home(object_id, writer):
+            return None
+        return self._copies.location(object_id, writer)
+
+    def cached_copies(self) -> list[Location]:
+        """Where evictable copies of values from elsewhere lie."""
+        return [copy.location for _, copy in self._local if copy.location is not None]
 
     def held_elsewhere(self) -> Iterator[tuple[ObjectId, bytes, Hold]]:
         """Id of another home, member of this node that holds it or has asked to."""
@@ -249,7 +282,7 @@ class Directory(OtherNodes):
     def validate(self) -> None:
         """Raises AssertionError when an invariant does not hold. Slow; for tests and `remora memory --check`."""
         for object_id, entry in self._entries.items():
-            assert home_of(object_id) == self.node, f"{short(object_id)} has another home"
+            assert self._home(object_id) == self.node, f"{short(object_id)} has another home"
             assert entry.holders, f"{short(object_id)} should have been freed"
             assert entry.asked == list(entry.contents.values()).count(Hold.ASKED), (
                 f"{short(object_id)}: {entry.asked} asked"
@@ -264,8 +297,8 @@ class Directory(OtherNodes):
         for holder, ids in self._held_by.items():
             for object_id in ids:
                 places = (
-                    self._entries[object_id].holders if home_of(object_id) == self.node else self._foreign[object_id]
+                    self._entries[object_id].holders if self._home(object_id) == self.node else self._foreign[object_id]
                 )
                 assert holder in places, f"{short(holder)} is noted for {short(object_id)}"
-        assert all(members and home_of(object_id) != self.node for object_id, members in self._foreign.items())
+        assert all(members and self._home(object_id) != self.node for object_id, members in self._foreign.items())
         assert all(keepers for _, _, keepers in self._copies)

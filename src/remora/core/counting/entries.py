@@ -11,7 +11,7 @@ from remora.base.ids import ObjectId, ProcessId, short
 from remora.base.object_ref import INLINE, STATE_NAMES
 from remora.core.counting.spread import Spread
 from remora.core.counting.vocabulary import Hold
-from remora.messages.objects import Value
+from remora.messages.objects import Location, Value
 
 
 class LossReason(Enum):
@@ -95,7 +95,10 @@ class Entry:
 
 
 class ObjectRow(msgspec.Struct, frozen=True):
-    """One object for `remora memory`."""
+    """One object for `remora memory`.
+
+    A stored value lies in ``location``; ``kept``, ``cached`` and ``arriving`` are the nodes with further copies.
+    """
 
     id: bytes
     state: str
@@ -103,11 +106,15 @@ class ObjectRow(msgspec.Struct, frozen=True):
     holders: tuple[bytes, ...]
     contents: tuple[bytes, ...]
     waiters: int
+    location: Location | None = None
+    kept: tuple[bytes, ...] = ()
+    cached: tuple[bytes, ...] = ()
+    arriving: tuple[bytes, ...] = ()
 
 
 def row_of(id: ObjectId, entry: Entry) -> ObjectRow:
     """The entry as a row."""
-    location = entry.value.location
+    location, spread = entry.value.location, entry.spread
     return ObjectRow(
         id,
         STATE_NAMES[entry.value.state],
@@ -115,4 +122,6 @@ def row_of(id: ObjectId, entry: Entry) -> ObjectRow:
         tuple(entry.holders),
         tuple(entry.contents),
         len(entry.waiters or ()),
+        location,
+        *((tuple(spread.kept), tuple(spread.complete), tuple(spread.receiving)) if spread is not None else ()),
     )

@@ -16,6 +16,7 @@ from remora.base.ids import NodeId, ObjectId, ProcessId, process_of, short
 from remora.core.counting.entries import Entry
 from remora.core.counting.parking import HoldRequest, Parking, Request
 from remora.core.counting.vocabulary import (
+    NOBODY,
     CountingError,
     Effect,
     Hold,
@@ -46,16 +47,27 @@ class Holders:
         self._watched: set[bytes] = set()
         self._node_handlers: dict[type, Callable[[NodeId, Any], None]] = {}
         """What each message of another daemon, or of this one to itself, does."""
+        self._heirs: dict[NodeId, NodeId] = {}
+        """Per dead node: who answers for its number."""
+        self._in_flux: set[NodeId] = set()
+        """Dead nodes of which this node has not told the heir yet what it knows, or which it is rebuilding itself."""
+
+    def _home(self, any_id: bytes) -> NodeId:
+        """Who answers for the id now; ``NOBODY`` while what is known of it is being collected."""
+        node = NodeId(any_id[:4])
+        while node in self._heirs:
+            if node in self._in_flux:
+                return NOBODY
+            node = self._heirs[node]
+        return node
 
     # Holding
 
     def _hold(self, object_id: ObjectId, member: bytes) -> None:
         """A member wants to hold the id; ``_answer`` tells it how that ended."""
-        home = home_of(object_id)
+        home = self._home(object_id)
         if home == self.node:
             self._add_holder(HoldRequest(object_id, member))
-        elif home in self._dead_nodes:
-            self._answer(object_id, member, ok=False)
         else:
             self._foreign.setdefault(object_id, {})[member] = Hold.ASKED
             self._note_held(member, object_id)
@@ -76,14 +88,17 @@ class Holders:
 
     def _may_hold(self, holder: bytes) -> bool:
         """Whether the holder can still let go one day."""
+        if is_container(holder):
+            return True
         if home_of(holder) != self.node:
             return home_of(holder) not in self._dead_nodes
         return not is_process(holder) or holder in self._processes
 
     def _answer(self, object_id: ObjectId, holder: bytes, ok: bool) -> None:
         """A request to hold is decided; acknowledgements never wait for values."""
-        if home_of(holder) != self.node:
-            self._list(home_of(holder), NodeAck, object_id, holder, ok)
+        home = self._home(holder) if is_container(holder) else home_of(holder)
+        if home != self.node:
+            self._list(home, NodeAck, object_id, holder, ok)
         elif is_process(holder):
             self._list(holder, Ack, object_id, ok)
         elif is_container(holder):
@@ -119,11 +134,11 @@ class Holders:
         drops = deque((object_id, holder) for object_id in ids)
         while drops:
             object_id, holder = drops.popleft()
-            if home_of(object_id) == self.node:
+            if self._home(object_id) == self.node:
                 drops.extend((content, object_id) for content in self._drop_here(object_id, holder))
             elif holder in self._foreign.get(object_id, ()):
                 self._forget_foreign(object_id, holder)
-                self._list(home_of(object_id), NodeRelease, object_id, holder)
+                self._list(self._home(object_id), NodeRelease, object_id, holder)
 
     def _drop_here(self, object_id: ObjectId, holder: bytes) -> list[ObjectId]:
         """Returns what the object held, if that was its last holder."""
@@ -195,7 +210,7 @@ class Holders:
 
     def _list_home(self, object_id: ObjectId, kind: type, *same: object) -> None:
         """Send ``kind([id], *same)`` to the home of the id, which may be this node."""
-        home = home_of(object_id)
+        home = self._home(object_id)
         if home == self.node:
             self._node_handlers[kind](home, kind([object_id], *same))
         else:

@@ -55,7 +55,7 @@ class Keeping(Values):
 
     def _want_copies_elsewhere(self, object_id: ObjectId, count: int) -> None:
         """The home is another node; here an unknown id is one that was freed."""
-        if object_id[:4] != self.node:
+        if self._home(object_id) != self.node:
             self._list_home(object_id, WantCopies, count)
 
     # Another primary copy
@@ -85,7 +85,7 @@ class Keeping(Values):
             node = spread.candidates.pop(0)
             if node not in self._dead_nodes:
                 spread.promoted = node
-                self._tell_node(node, KeepCopy(object_id, entry.writer))
+                self._tell_node(node, KeepCopy(object_id, entry.writer, spread.wanted))
                 return
         location = entry.value.location
         assert location is not None

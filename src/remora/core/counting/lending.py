@@ -48,7 +48,7 @@ class Lending(Reading):
         for object_id, entry in self._lent(message.ids):
             assert entry.spread is not None
             receiver = entry.spread.receiving.get(node)
-            entry.spread.remove(node)
+            entry.spread.dropped(node)
             if receiver is not None and receiver.is_to_keep:
                 entry.spread.refused.add(node)
                 self._keep_enough(object_id, entry)
@@ -138,11 +138,11 @@ class Lending(Reading):
             del spread.complete[node]
             spread.receiving[node] = Receiver()
             spread.receiving[node].is_to_keep = True
-            self._tell_node(node, KeepCopy(object_id, entry.writer))
+            self._tell_node(node, KeepCopy(object_id, entry.writer, spread.wanted))
             return
         sources = spread.sources_for(node, NodeId(location.node))
         if not sources:
             spread.refused.add(node)
             return
         spread.receiving[node].is_to_keep = True
-        self._tell_node(node, MakeCopy(object_id, entry.value, entry.writer, list[bytes](sources)))
+        self._tell_node(node, MakeCopy(object_id, entry.value, entry.writer, list[bytes](sources), spread.wanted))

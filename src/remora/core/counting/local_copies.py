@@ -29,7 +29,7 @@ class Use(IntEnum):
 class LocalCopy:
     """One secondary copy; *location* is None while it arrives."""
 
-    __slots__ = ("is_doomed", "is_to_keep", "location", "purpose", "users", "value", "writer")
+    __slots__ = ("is_doomed", "is_to_keep", "location", "purpose", "sources", "users", "value", "wanted", "writer")
 
     def __init__(self, value: Value, writer: bytes, purpose: int) -> None:
         self.value = value
@@ -38,8 +38,12 @@ class LocalCopy:
         self.purpose = purpose
         self.location: Location | None = None
         self.users: dict[ProcessId, Use] = {}
+        self.sources: list[bytes] = []
+        """From whom the home said to read it."""
         self.is_to_keep = False
         """The home wants it kept once it is here."""
+        self.wanted = 1
+        """On how many nodes, then."""
         self.is_doomed = False
         """Its users were asked to release it; the last one that does so frees it."""
 

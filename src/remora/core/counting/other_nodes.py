@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from remora.base.ids import NodeId, ObjectId, short
-from remora.core.counting.entries import DescribeLoss, Entry, LossReason
+from remora.core.counting.entries import DescribeLoss, Entry
 from remora.core.counting.keeping import Keeping
 from remora.core.counting.parking import GetRequest, HoldRequest, KeepRequest
-from remora.core.counting.vocabulary import CountingError, Hold, home_of
+from remora.core.counting.vocabulary import CountingError, home_of, is_container
 from remora.messages import counting as m
 from remora.messages.copies import CopyKept, FreeCopies
 from remora.messages.objects import GetObjects
@@ -56,7 +56,7 @@ class OtherNodes(Keeping):
         self._drop([ObjectId(object_id) for object_id in message.ids], message.holder)
 
     def keep(self, node: NodeId, message: m.Keep) -> None:
-        self._keep_copy(KeepRequest(message.id, node, message.writer))
+        self._keep_copy(KeepRequest(message.id, node, message.writer, tuple(message.contents)))
 
     def keep_ack(self, node: NodeId, message: m.KeepAck) -> None:
         object_id = ObjectId(message.id)
@@ -102,7 +102,7 @@ class OtherNodes(Keeping):
         held = [
             (object_id, member)
             for object_id, members in self._foreign.items()
-            if home_of(object_id) == node
+            if self._home(object_id) == node
             for member in members
         ]
         kept = [
@@ -110,14 +110,14 @@ class OtherNodes(Keeping):
             for object_id, entry in self._entries.items()
             if self._has_copy_on(node, entry) or (entry.spread is not None and entry.spread.is_keeper(node))
         ]
-        copies = [object_id for object_id, _ in self._local if home_of(object_id) == node]
+        copies = [object_id for object_id, _ in self._local if self._home(object_id) == node]
         self._tell(node, m.Sync(list(held), list(kept), list(copies)))
         for object_id, waiting in self._remote_gets.items():
-            if home_of(object_id) == node:
+            if self._home(object_id) == node:
                 self._list(node, GetObjects, object_id, min(waiting.values()))
 
     def _mourn(self, node: NodeId) -> None:
-        """The node was declared dead, once and for ever; whatever is awaited from it is lost now."""
+        """The node was declared dead: what it asked for is void, and copies elsewhere take the place of its own."""
         self._dead_nodes.add(node)
         self._void_requests_of(node)
         self._alive_nodes = [alive for alive in self._alive_nodes if alive != node]
@@ -128,22 +128,12 @@ class OtherNodes(Keeping):
                 self._promote(object_id, entry)
             elif entry.spread is not None:
                 self._go_on_without(node, object_id, entry)
-        for object_id in [object_id for object_id in self._foreign if home_of(object_id) == node]:
-            for member, hold in list(self._foreign[object_id].items()):
-                self._forget_foreign(object_id, member)
-                if hold is Hold.ASKED:
-                    self._answer(object_id, member, ok=False)
-        awaited = [object_id for object_id in self._remote_gets if home_of(object_id) == node]
-        self._lose_remote_gets(awaited, LossReason.NODE_DIED, node)
-        for object_id, _ in self._local:
-            if home_of(object_id) == node:
-                self._remove_local(object_id)
 
     def _forget_node(self, node: NodeId) -> None:
+        """Its processes hold nothing any more. Its objects do: their heir lets go of what they contain."""
         for object_id, holder in self._held_from(node):
-            self._drop([object_id], holder)
-        for copied, writer in self._copies.of_keeper(node):
-            self._copies.release(copied, writer, node)
+            if not is_container(holder):
+                self._drop([object_id], holder)
 
     def _void_requests_of(self, node: NodeId) -> None:
         """Requests that came over a connection which is gone: the node asks again, or is dead."""
@@ -168,5 +158,5 @@ class OtherNodes(Keeping):
         return location is not None and location.node == node and node != self.node
 
     def _require_holder_of(self, node: NodeId, holder: bytes) -> None:
-        if home_of(holder) != node:
+        if (self._home(holder) if is_container(holder) else home_of(holder)) != node:
             raise CountingError(f"node {short(node)} speaks for holder {short(holder)} of another node")

@@ -36,6 +36,7 @@ class KeepRequest(msgspec.Struct, frozen=True):
     id: bytes
     node: bytes
     writer: bytes
+    contents: tuple[bytes, ...] = ()
 
 
 class DropRequest(msgspec.Struct, frozen=True):

@@ -7,8 +7,6 @@ of this node only, unless all that they want is to know that there is a value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from remora.base.ids import NodeId, ObjectId, ProcessId, process_of
@@ -17,7 +15,7 @@ from remora.core.counting.copies import ArenaCopies
 from remora.core.counting.entries import DescribeLoss, Loss, LossReason
 from remora.core.counting.holders import Holders
 from remora.core.counting.local_copies import LocalCopies, LocalCopy
-from remora.core.counting.vocabulary import CancelPull, FreeLocation, RaisePull, StartPull, home_of
+from remora.core.counting.vocabulary import NOBODY, CancelPull, FreeLocation, RaisePull, StartPull
 from remora.messages.copies import CopyArrived, CopyDropped, CopyFailed, CopyKept, FreeCopies, KeepCopy, MakeCopy
 from remora.messages.objects import CopiesReleased, GetObjects, Location, ObjectAt, ObjectValue, ReleaseCopies, Value
 
@@ -67,9 +65,10 @@ class Reading(Holders):
             self.outbox.append(FreeLocation(location))
             return
         copy.location = location
-        if copy.is_to_keep:
+        home = self._home(object_id)
+        if copy.is_to_keep and home != NOBODY:
             self._keep_local(object_id, copy)
-            self._tell_node(home_of(object_id), CopyKept(object_id, writer, True))
+            self._tell_node(home, CopyKept(object_id, writer, True))
         else:
             self._list_home(object_id, CopyArrived)
         for process in self._remote_gets.pop(object_id, {}):
@@ -154,6 +153,9 @@ class Reading(Holders):
         self._tell_knowers(object_id, message.value)
         if self.node in message.sources:
             self._show_kept(object_id, message.writer, message.value)
+        elif self._copies.is_kept_for_home(object_id, message.writer):
+            self._tell_node(node, CopyKept(object_id, message.writer, True))
+            self._show_kept(object_id, message.writer, message.value)
         elif object_id in self._remote_gets or self._is_arriving(object_id):
             purpose = min(self._remote_gets.get(object_id, {}).values(), default=SOON)
             self._pull(object_id, message, purpose)
@@ -166,15 +168,18 @@ class Reading(Holders):
         copy = self._local.get(object_id)
         whole = copy is not None and copy.location is not None and copy.writer == message.writer
         if whole or (object_id, message.writer) in self._copies:
-            self.keep_copy(node, KeepCopy(object_id, message.writer))
+            self.keep_copy(node, KeepCopy(object_id, message.writer, message.wanted))
         else:
-            self._pull(object_id, message, SOON).is_to_keep = True
+            copy = self._pull(object_id, message, SOON)
+            copy.is_to_keep = True
+            copy.wanted = message.wanted
 
     def keep_copy(self, node: NodeId, message: KeepCopy) -> None:
         """The home wants the copy kept that is here: as the primary one, or as one of several."""
         object_id = ObjectId(message.id)
         copy = self._local.get(object_id)
         if copy is not None and copy.location is not None and copy.writer == message.writer:
+            copy.wanted = message.wanted
             self._keep_local(object_id, copy)
         elif (object_id, message.writer) in self._copies:
             self._copies.keep(object_id, message.writer, node)
@@ -210,8 +215,8 @@ class Reading(Holders):
             copy = LocalCopy(message.value, message.writer, purpose)
             self._local.add(object_id, copy)
         copy.value = message.value
-        sources = tuple(message.sources)
-        self.outbox.append(StartPull(object_id, copy.writer, copy.size_bytes, sources, copy.purpose))
+        copy.sources = message.sources
+        self.outbox.append(StartPull(object_id, copy.writer, copy.size_bytes, tuple(copy.sources), copy.purpose))
         return copy
 
     def _is_arriving(self, object_id: ObjectId) -> bool:
@@ -222,7 +227,8 @@ class Reading(Holders):
         """From a secondary copy to one that is kept for the home."""
         assert copy.location is not None
         self._local.remove(object_id)
-        self._copies.adopt(object_id, copy.writer, copy.location, home_of(object_id))
+        self._copies.adopt(object_id, copy.writer, copy.location, self._home(object_id))
+        self._copies.describe(object_id, copy.writer, copy.value.contents, copy.wanted)
 
     def _drop_local(self, object_id: ObjectId) -> int:
         """Give up a secondary copy of an object that lives on. Returns its size if it was here."""
@@ -289,10 +295,3 @@ class Reading(Holders):
 
     def _lost(self, object_id: ObjectId, reason: LossReason, where: bytes, detail: str = "") -> Value:
         return Value(FAILED, self._describe_loss(Loss(object_id, reason, where, detail)))
-
-    def _lose_remote_gets(self, ids: Iterable[ObjectId], reason: LossReason, where: bytes) -> None:
-        for object_id in ids:
-            if self._is_arriving(object_id):
-                self._end_pull(object_id)
-            for process in self._remote_gets.pop(object_id, {}):
-                self._give(process, object_id, self._lost(object_id, reason, where))

@@ -68,7 +68,9 @@ class Spread:
         return receiver.sources
 
     def arrived(self, node: NodeId) -> None:
-        """The node has the whole value."""
+        """The node has the whole value; who failed to read it there may try again."""
+        for receiver in self.receiving.values():
+            receiver.failed.discard(node)
         if self.receiving.pop(node, None) is not None and node not in self.kept:
             self.complete[node] = None
 
@@ -78,10 +80,14 @@ class Spread:
         self.complete.pop(node, None)
         self.kept[node] = None
 
-    def remove(self, node: NodeId) -> None:
-        """The node has and receives nothing."""
+    def dropped(self, node: NodeId) -> None:
+        """The node has no copy that it may drop, and receives none."""
         self.receiving.pop(node, None)
         self.complete.pop(node, None)
+
+    def remove(self, node: NodeId) -> None:
+        """The node has nothing at all."""
+        self.dropped(node)
         self.kept.pop(node, None)
         self.served.pop(node, None)
 
@@ -91,8 +97,9 @@ class Spread:
         return [*self.complete, *self.receiving]
 
     def is_keeper(self, node: NodeId) -> bool:
-        """Whether the node keeps a further copy, or is asked to do so in the place of the primary one."""
-        return node in self.kept or node == self.promoted
+        """Whether the node keeps a further copy, or was asked to."""
+        receiver = self.receiving.get(node)
+        return node in self.kept or node == self.promoted or (receiver is not None and receiver.is_to_keep)
 
     def _reads(self, node: NodeId, from_node: NodeId) -> bool:
         """Whether what *node* receives may come from *from_node*, on whatever way: reading from it is a circle."""

@@ -74,7 +74,7 @@ class Values(Lending):
         elif location.node in self._dead_nodes:
             self._copy_answered(object_id, ok=False)
         else:
-            self._tell(location.node, Keep(object_id, entry.writer))
+            self._tell(location.node, Keep(object_id, entry.writer, list[bytes](entry.contents)))
 
     def _keep_copy(self, request: KeepRequest, final: bool = False) -> None:
         """A home, perhaps this one, wants the copy kept that a process of this node stored."""
@@ -87,6 +87,7 @@ class Values(Lending):
             return
         if found:
             self._copies.keep(object_id, writer, node)
+            self._copies.describe(object_id, writer, list(request.contents))
         if node != self.node:
             self._tell(node, KeepAck(object_id, found))
             return
@@ -145,7 +146,7 @@ class Values(Lending):
         entry = self._entries.get(object_id)
         if entry is None:
             if final or not self._park(process_of(object_id), request):
-                self._give(waiter, object_id, self._lost(object_id, LossReason.UNKNOWN, process_of(object_id)))
+                self._give(waiter, object_id, self._unknown(object_id))
         elif entry.can_be_read:
             self._serve(waiter, request.purpose, object_id, entry)
         else:
@@ -166,13 +167,6 @@ class Values(Lending):
         else:
             self._fetch(object_id, ProcessId(waiter), purpose)
 
-    def _get_elsewhere(self, object_id: ObjectId, process: ProcessId, purpose: int) -> None:
-        home = home_of(object_id)
-        if home in self._dead_nodes:
-            self._give(process, object_id, self._lost(object_id, LossReason.NODE_DIED, home))
-        else:
-            self._fetch(object_id, process, purpose)
-
     def _forget_get(self, process: ProcessId, ids: Iterable[ObjectId]) -> None:
         for object_id in ids:
             self._note_not_waiting(process, object_id)
@@ -190,6 +184,11 @@ class Values(Lending):
                 self._serve(waiter, purpose, object_id, entry)
 
     # Losing
+
+    def _unknown(self, object_id: ObjectId) -> Value:
+        if home_of(object_id) != self.node:
+            return self._lost(object_id, LossReason.NODE_DIED, home_of(object_id))
+        return self._lost(object_id, LossReason.UNKNOWN, process_of(object_id))
 
     def _lose(self, object_id: ObjectId, entry: Entry, reason: LossReason, where: bytes) -> None:
         """The value is lost; what it contained is held no more, since nobody can take it out."""

@@ -83,7 +83,7 @@ class RaisePull(msgspec.Struct, frozen=True):
 
 
 class CancelPull(msgspec.Struct, frozen=True):
-    """Nobody wants the value here any more: end the pull, free its space, say nothing."""
+    """Nobody wants the value here any more: end the pull, if it has not failed already, free its space, say nothing."""
 
     id: bytes
     writer: bytes
@@ -102,6 +102,10 @@ def is_container(holder: bytes) -> bool:
     return len(holder) == OBJECT_ID_SIZE_BYTES
 
 
+NOBODY = NodeId(b"")
+"""The home of an id while its node is dead and the heir does not answer for it yet. Nothing is sent there."""
+
+
 def home_of(any_id: bytes) -> NodeId:
-    """The node of an object or holder of any kind."""
+    """The node that an object or holder of any kind was made on."""
     return NodeId(any_id[:4])
