@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 from remora.base.ids import make_process_id, node_of
 from remora.base.resources import Resources
+from remora.base.scheduling import decode_strategy
 from remora.core.cluster_view import ClusterView
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Send
 from remora.core.lease_routing import LeaseRouter
@@ -115,18 +117,22 @@ class LeaseCluster:
 
     def process_gone(self, process: bytes) -> None:
         """A submitter that is no worker ends."""
+        self._forget(process)
+        self._router(process).process_gone(process, self.now_s)
+        self.carry_out(node_of(process))
+
+    def worker_died(self, worker: bytes, running: bytes = b"") -> None:
+        """A worker is killed, which may have submitted tasks itself."""
+        self._forget(worker)
+        self._router(worker).worker_died(worker, "killed", self.now_s, running)
+        self.carry_out(node_of(worker))
+
+    def _forget(self, process: bytes) -> None:
         self.gone.add(process)
         for key in [key for key in self.wanted if key[0] == process]:
             del self.wanted[key]
         for lease in [lease for lease, (holder, _) in self.held.items() if holder == process]:
             del self.held[lease]
-        self._router(process).process_gone(process, self.now_s)
-        self.carry_out(node_of(process))
-
-    def worker_died(self, worker: bytes) -> None:
-        node = self.nodes[node_of(worker)]
-        node.table.worker_died(worker, "killed", self.now_s)
-        self.carry_out(node.node)
 
     def worker_ended(self, worker: bytes) -> None:
         """What an orphaned worker ran has ended."""
@@ -295,7 +301,10 @@ class LeaseCluster:
             if message.lease in self.held:
                 self.reclaimed.add(message.lease)
         elif isinstance(message, RequestFailed):
-            self.wanted.pop((process, message.request), None)
+            key = (process, message.request)
+            is_justified = "no worker could be started" in message.reason
+            assert is_justified or not any(map(self._grants(key), self.nodes.values())), f"{message} could be granted"
+            self.wanted.pop(key, None)
             self.failed.append((process, message))
         else:
             self.other.append(message)
@@ -307,12 +316,17 @@ class LeaseCluster:
 
     def satisfiable(self) -> list[tuple[bytes, int]]:
         """Requests that some node could grant, and that are not granted."""
-        totals = [node.table.ledger.total.units for node in self.nodes.values()]
-        return [
-            key
-            for key, count in self.wanted.items()
-            if count and any(Resources(self.need[key].resources).fits_into(total) for total in totals)
-        ]
+        return [key for key, count in self.wanted.items() if count and any(map(self._grants(key), self.nodes.values()))]
+
+    def _grants(self, key: tuple[bytes, int]) -> Callable[[Node], bool]:
+        need, strategy = Resources(self.need[key].resources), decode_strategy(self.need[key].strategy)
+
+        def grants(node: Node) -> bool:
+            is_there = not strategy.node or strategy.soft or node.node.hex() == strategy.node
+            is_labelled = all(condition.matches(node.labels) for condition in strategy.labels)
+            return is_there and is_labelled and need.fits_into(node.total.units)
+
+        return grants
 
     def settle_all(self) -> None:
         """Everybody returns what they hold, time passes, reports arrive: every request that can be is granted."""

@@ -350,8 +350,7 @@ def test_a_worker_that_dies_elsewhere_is_told_with_what_it_ran() -> None:
     cluster.request(DRIVER)
     cluster.run()
     ((_, grant),) = cluster.take()
-    cluster.nodes[node_id(2)].table.worker_died(grant.worker, "killed", cluster.now_s, running=b"task-id.....")
-    cluster.carry_out(node_id(2))
+    cluster.worker_died(grant.worker, running=b"task-id.....")
     cluster.run()
     ((_, broken),) = cluster.broken
     assert broken.running == b"task-id....."
@@ -464,7 +463,9 @@ class Routing(RuleBasedStateMachine):
                 "",
                 "",
                 "SPREAD",
+                on_node(2),
                 on_node(2, soft=True),
+                Strategy(labels=(LabelCondition("half", IN, ("a",)),)).encode(),
                 Strategy(preferred=(LabelCondition("half", IN, ("b",)),)).encode(),
             ]
         ),
@@ -530,7 +531,6 @@ class Routing(RuleBasedStateMachine):
         if workers:
             worker = self.pick(data, workers)
             assert isinstance(worker, bytes)
-            cluster.process_gone(worker)
             cluster.worker_died(worker)
 
     @precondition(lambda self: self.second_is_there and node_id(1) in self.cluster.nodes)

@@ -151,6 +151,11 @@ class LeaseRouter:
         self.table.requester_gone(process, now_s)
         self.settle(now_s)
 
+    def worker_died(self, process: bytes, cause: str, now_s: float, running: bytes = b"") -> None:
+        """A worker of this node has ended, as a worker and as a submitter; *running* as in ``LeaseBroken``."""
+        self.table.worker_died(process, cause, now_s, running)
+        self.process_gone(process, now_s)
+
     def job_ended(self, job: bytes, now_s: float) -> None:
         """Drop every request of the job's processes here, and everything of the job at the table."""
         for record in self._processes.values():

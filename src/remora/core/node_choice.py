@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from remora.base.resources import Resources, why_never
+from remora.base.resources import Resources, describe_units, why_never
 from remora.base.scheduling import LabelCondition, Strategy, why_no_labels
 from remora.core.cluster_view import ClusterView, NodeView
 
@@ -37,8 +37,8 @@ class Wait(msgspec.Struct, frozen=True):
 class Never(msgspec.Struct, frozen=True):
     """No node that is there can run it.
 
-    ``is_final`` says that no node that joins could, either. That a node is not there is certain when this node has
-    heard of its death; else news of its life may be on the way: ``is_certain`` is false.
+    ``is_final`` says that no node that joins could, either. ``is_certain`` is false when news may be on the way that
+    change it: of a node that was never heard of, or of what one has in all.
     """
 
     reason: str
@@ -71,6 +71,9 @@ def choose(
     if isinstance(allowed, Never):
         return allowed
     able = [node for node in allowed if node.may_ever_run(required)]
+    if not able and strategy.node and not strategy.soft:
+        has = describe_units({name: amount for name, amount in allowed[0].total.items() if name in required})
+        return Never(f"{_asked_for(strategy)}, and {allowed[0]} has only {has} of {required}", True, False)
     if not able:
         return Never(_why_never(required, strategy, allowed, view))
     ready = [node for node in able if node.node not in excluded and node.has_room(need)]
@@ -109,13 +112,17 @@ def _allowed(required: Resources, strategy: Strategy, view: ClusterView) -> Sequ
 
 
 def _why_not_there(strategy: Strategy, wanted: NodeView | None) -> Never:
-    asked = f"its scheduling_strategy asks for node {strategy.node} and no other (soft=False)"
+    asked = _asked_for(strategy)
     if wanted is None:
         return Never(f"{asked}, and there is no such node in the cluster; remora.nodes() lists their ids", True, False)
     if not wanted.is_alive:
         cause = f": {wanted.death_cause}" if wanted.death_cause else ""
         return Never(f"{asked}, and {wanted} is gone{cause}", True)
     return Never(f"{asked}, and {wanted}: {why_no_labels(strategy.labels, [wanted.labels])}", True)
+
+
+def _asked_for(strategy: Strategy) -> str:
+    return f"its scheduling_strategy asks for node {strategy.node} and no other (soft=False)"
 
 
 def _why_never(required: Resources, strategy: Strategy, allowed: Sequence[NodeView], view: ClusterView) -> str:
