@@ -508,15 +508,16 @@ class PullManager:
             assert self._in_flight[purpose] == sum(pull.purpose == purpose for pull in in_flight), repr(self)
         assert self._by_key == {p.key: p for p in self._pulls.values() if p.state is not PullState.ENDED}, repr(self)
         outstanding: dict[int, int] = dict.fromkeys(self._pulls, 0)
-        for source in self._sources.values():
-            for stream in source.streams.values():
+        for each in self._sources.values():
+            for stream in each.streams.values():
                 assert stream.outstanding_bytes == sum(stream.outstanding.values()), repr(stream)
                 for number, _ in stream.outstanding:
                     outstanding[number] += 1
         for pull in self._pulls.values():
             assert pull.outstanding == outstanding[pull.number], repr(pull)
             if pull.state is PullState.RUNNING:
-                is_ready = pull.source is not None and pull.number in self._sources[pull.source].ready[pull.purpose]
+                source = None if pull.source is None else self._sources.get(pull.source)
+                is_ready = source is not None and pull.number in source.ready[pull.purpose]
                 waits = is_ready or pull.number in self._parked
                 assert waits or pull.outstanding, f"{pull!r} waits for nothing"
                 assert not (is_ready and not pull.has_unasked()), f"{pull!r} has nothing to ask for"

@@ -58,24 +58,40 @@ def send_bytes(sock: socket.socket, data: bytes | bytearray | memoryview) -> Non
     sock.sendall(data)
 
 
-def send_block(sock: socket.socket, header: bytes, window: ArenaWindow, offset: int, size_bytes: int) -> None:
-    """Send *header* and then a piece of the arena, over TLS by encrypting from the mapping.
+class BlockSender:
+    """Sends pieces of the arena on one connection, in the way that is the fastest there.
 
-    In the clear the pages themselves go to the network, so they must not change until the peer has them.
-
-    Raises:
-        OSError: the connection broke.
+    In the clear the pages themselves go to the network (``sendfile``), so they must not change until the peer has them.
+    Between processes of one machine that is only half as fast as a copy: 1.8 GB/s, where sending from the mapping has
+    3.6; over an Ethernet device (veth) both have 2.0. TLS encrypts from the mapping.
     """
-    if type(sock) is socket.socket:
-        sock.sendall(header, socket.MSG_MORE if size_bytes else 0)
+
+    __slots__ = ("_more", "_sendfile", "_socket", "_window")
+
+    def __init__(self, sock: socket.socket, window: ArenaWindow) -> None:
+        is_clear = type(sock) is socket.socket
+        self._socket = sock
+        self._window = window
+        self._sendfile = is_clear and not _is_loopback(sock)
+        self._more = socket.MSG_MORE if is_clear else 0
+
+    def __repr__(self) -> str:
+        return f"<BlockSender {'by sendfile' if self._sendfile else 'from the mapping'}>"
+
+    def send(self, header: bytes, offset: int, size_bytes: int) -> None:
+        """Send *header*, then so many bytes from *offset* of the arena.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        sock, window = self._socket, self._window
+        sock.sendall(header, self._more if size_bytes else 0)
         end = offset + size_bytes
         while offset < end:
-            offset += os.sendfile(sock.fileno(), window.memory.fd, offset, end - offset)
-        return
-    sock.sendall(header)
-    end = offset + size_bytes
-    while offset < end:
-        offset += sock.send(window.readable[offset : min(end, offset + PIECE_BYTES)])
+            if self._sendfile:
+                offset += os.sendfile(sock.fileno(), window.memory.fd, offset, end - offset)
+            else:
+                offset += sock.send(window.readable[offset : min(end, offset + PIECE_BYTES)])
 
 
 def receive_exactly(sock: socket.socket, view: memoryview) -> None:
@@ -143,6 +159,13 @@ def _receive_some(sock: socket.socket, view: memoryview) -> int:
     if not count:
         raise StreamEnded("the peer has closed the connection")
     return count
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    """Whether both ends are on this machine, and in the same network namespace."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return bool(sock.getsockname()[0] == sock.getpeername()[0])
 
 
 def _view(mapping: Mapping) -> memoryview:

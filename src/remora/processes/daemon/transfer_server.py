@@ -27,10 +27,10 @@ from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, unpack_length
 from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
 from remora.system.transfer_io import (
     ArenaWindow,
+    BlockSender,
     StreamEnded,
     end_connection,
     receive_exactly,
-    send_block,
     send_bytes,
 )
 
@@ -128,6 +128,7 @@ class ServedConnection:
         self._lookup.connection_ended(self)
 
     def _serve(self, sock: socket.socket) -> None:
+        sender = BlockSender(sock, self._window)
         while not self._is_closing:
             for message in _read_frame(sock):
                 if isinstance(message, ReadChunks):
@@ -135,7 +136,7 @@ class ServedConnection:
                     self._acknowledge(message.received)
                     self._find_all(message.chunks)
                     for chunk in message.chunks:
-                        self._answer(sock, chunk)
+                        self._answer(sock, sender, chunk)
                 elif isinstance(message, DataHello):
                     self.reader = message.node
                 else:
@@ -185,7 +186,7 @@ class ServedConnection:
 
     # ------------------------------------------------------------------ answering
 
-    def _answer(self, sock: socket.socket, chunk: WantedChunk) -> None:
+    def _answer(self, sock: socket.socket, sender: BlockSender, chunk: WantedChunk) -> None:
         key = (chunk.id, chunk.writer)
         held = self._held.get(key) or self._find_late(sock, key)
         if held is None:
@@ -200,7 +201,7 @@ class ServedConnection:
             held.unread += 1
             self._unread.append(held)
             header = ANSWER_HEADER.pack(CHUNK_FOLLOWS, chunk.size_bytes)
-            send_block(sock, header, self._window, found.offset + chunk.offset, chunk.size_bytes)
+            sender.send(header, found.offset + chunk.offset, chunk.size_bytes)
             self.sent_bytes += chunk.size_bytes
             self._since_s = monotonic()
 

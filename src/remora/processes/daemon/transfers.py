@@ -171,10 +171,10 @@ class Transfers:
         now_s = self._clock()
         nodes = [NodeId(source) for source in sources if source != self._node]
         if self._arrivals.get((object_id, writer)) is not None:
-            self.pulls.raise_priority(object_id, writer, PullPurpose(purpose), now_s)
+            self.pulls.raise_priority(object_id, writer, _purpose(purpose), now_s)
             self.pulls.sources_changed(object_id, writer, nodes, now_s)
         else:
-            number = self.pulls.start(object_id, writer, size_bytes, nodes, PullPurpose(purpose), now_s)
+            number = self.pulls.start(object_id, writer, size_bytes, nodes, _purpose(purpose), now_s)
             arrival = self._arrivals.start((object_id, writer), size_bytes)
             self._coming[number] = _Coming((object_id, writer), size_bytes, arrival)
         self._work_to_do(now_s)
@@ -182,7 +182,7 @@ class Transfers:
     def raise_priority(self, object_id: bytes, writer: bytes, purpose: int) -> None:
         """Somebody more urgent waits for it, too."""
         now_s = self._clock()
-        self.pulls.raise_priority(object_id, writer, PullPurpose(purpose), now_s)
+        self.pulls.raise_priority(object_id, writer, _purpose(purpose), now_s)
         self._work_to_do(now_s)
 
     def cancel(self, object_id: bytes, writer: bytes) -> None:
@@ -445,6 +445,10 @@ class Transfers:
     def _on_connection_ended(self, connection: ServedConnection) -> None:
         self._connections.discard(connection)
         self._sent_bytes += connection.sent_bytes
+
+
+def _purpose(number: int) -> PullPurpose:
+    return PullPurpose(min(number, PullPurpose.PREFETCH))
 
 
 def _daemon_of(node: NodeId) -> ProcessId:
