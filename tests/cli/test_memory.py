@@ -111,16 +111,17 @@ def test_large_arguments_name_the_line_of_the_call(driver: InspectedDriver) -> N
 
 def test_every_byte_is_explained(driver: InspectedDriver) -> None:
     report = driver.ask("memory")
-    store, listed = report["store"], report["objects"]
-    assert report["total_objects"] == len(listed)
-    assert sum(one["store_bytes"] for one in listed) == report["listed_store_bytes"]
-    assert report["listed_store_bytes"] + report["unclaimed_bytes"] == store["used_bytes"]
+    (node,), listed = report["nodes"], report["objects"]
+    store, contents = node["store"], node["contents"]
+    assert report["total_objects"] == node["total_objects"] == len(listed)
+    assert sum(one["store_bytes"] for one in listed) == contents["primary_bytes"]
+    assert sum(contents.values()) == store["used_bytes"]
     assert sum(process["written_bytes"] for process in report["processes"]) == store["used_bytes"]
     assert sum(process["reserved_bytes"] for process in report["processes"]) == store["reserved_bytes"]
     parts = (store[f"{name}_bytes"] for name in ("used", "reserved", "lost", "free"))
     assert sum(parts) == store["limit_bytes"] == 102_400_000
-    assert report["unclaimed_bytes"] == 0
-    assert report["inline_bytes"] == sum(one["size_bytes"] for one in listed if not one["store_bytes"])
+    assert contents["unclaimed_bytes"] == contents["kept_bytes"] == contents["cached_bytes"] == 0
+    assert node["inline_bytes"] == sum(one["size_bytes"] for one in listed if not one["store_bytes"])
 
 
 def test_actors_that_hold_each_other_are_leaks_and_nothing_else_is(driver: InspectedDriver) -> None:

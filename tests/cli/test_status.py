@@ -86,10 +86,10 @@ def test_status_says_why_requests_wait(driver: InspectedDriver) -> None:
 
 
 def test_status_shows_resources_in_use_and_a_store_that_adds_up(driver: InspectedDriver) -> None:
-    report = driver.ask("status")
-    assert report["node"]["resources"]["CPU"] == 1
-    assert report["node"]["available"]["CPU"] == 0
-    store = report["store"]
+    (row,) = driver.ask("status")["nodes"]
+    node, store = row["node"], row["store"]
+    assert node["resources"]["CPU"] == 1
+    assert node["available"]["CPU"] == 0
     assert store["limit_bytes"] == 102_400_000
     parts = (store[f"{name}_bytes"] for name in ("used", "reserved", "lost", "free"))
     assert sum(parts) == store["limit_bytes"]

@@ -79,7 +79,7 @@ class Keeper:
 def used_bytes(directory: str) -> int:
     """What objects take of the store of the node in *directory*."""
     record = next(one for one in running_sessions() if one.directory == directory)
-    return ask(record, InspectStatus(), StatusReport).store.used_bytes
+    return ask(record, InspectStatus(), StatusReport).nodes[0].store.used_bytes
 
 
 def wait_until(done, what: str, timeout_s: float = 10.0) -> None:

@@ -148,8 +148,15 @@ def test_a_request_that_waited_too_long_fails_with_the_numbers_and_who_has_most(
     assert (refusal.size_bytes, refusal.limit_bytes, refusal.used_bytes) == (3 * MB, 16 * MB, 15 * MB)
     assert refusal.waited_s == pytest.approx(2.0)
     assert [(writer.process, writer.used_bytes) for writer in refusal.writers] == [(ALICE, 10 * MB), (BOB, 5 * MB)]
-    assert [block.size_bytes for block in shell.arena.largest_blocks(1)] == [10 * MB]
     assert shell.arena.next_wakeup_s() is None
+
+
+def test_what_an_object_takes_is_told_by_its_place() -> None:
+    shell = ArenaShell(16 * MB)
+    block = shell.block(ALICE, 10 * MB)
+    assert shell.arena.block_bytes(block.offset) == 10 * MB
+    shell.free(block.offset)
+    assert shell.arena.block_bytes(block.offset) == 0
 
 
 def test_when_the_first_request_gives_up_the_next_one_gets_its_space() -> None:

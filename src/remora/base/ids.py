@@ -46,6 +46,11 @@ def make_object_id(process: ProcessId, call: int, item: int = 0) -> ObjectId:
     return ObjectId(process + _pack_pair(call, item))
 
 
+def make_task_id(process: bytes, call: int) -> TaskId:
+    """What the ids of all returns of call number *call* of *process* begin with."""
+    return TaskId(process + call.to_bytes(4, "big"))
+
+
 def process_of(object_id: bytes) -> ProcessId:
     """The process that made the id."""
     return ProcessId(object_id[:8])

@@ -15,6 +15,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
     "stop": ("remora.cli.start", "stop", "Stop the nodes of clusters on this machine."),
     "status": ("remora.cli.status", "status", "Show resources, tasks and store use of a running session."),
     "memory": ("remora.cli.memory", "memory", "Show every object, who holds it, and from which line."),
+    "list": ("remora.cli.list", "list_command", "List nodes, tasks, actors, objects or placement groups."),
 }
 
 

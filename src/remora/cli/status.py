@@ -1,4 +1,4 @@
-"""``remora status``: what a running session has, runs, and waits for."""
+"""``remora status``: what a running session or cluster has, runs, and waits for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from remora.base.ids import short
+from remora.base.ids import node_of, short
 from remora.cli.inspector import ask, choose_session, json_option, session_option
-from remora.cli.text import format_amounts, format_bytes, make_console, make_table, to_json
-from remora.messages.inspection import InspectStatus, ProcessStatus, StatusReport, WaitingLease
+from remora.cli.joined_status import ClusterStatus, GroupRow, NodeRow, join_status
+from remora.cli.text import (
+    format_amount,
+    format_amounts,
+    format_bytes,
+    make_console,
+    make_table,
+    show_missing,
+    to_json,
+)
+from remora.messages.inspection import InspectStatus, ProcessStatus, StatusReport, StoreUsage, WaitingLease
 from remora.system.session_directory import SessionRecord
 
 
@@ -20,55 +29,97 @@ from remora.system.session_directory import SessionRecord
 @session_option
 @json_option
 def status(session: str | None, as_json: bool) -> None:
-    """Show resources, tasks and store use of a running session.
+    """Show resources, tasks and store use of a running session, or of the whole cluster that it belongs to.
 
-    Processes have a second to answer; one that does not (its code holds the interpreter's lock, or it is stopped) is
-    shown with "no answer".
+    Processes have a second to answer, nodes two; a process that does not (its code holds the interpreter's lock, or
+    it is stopped) is shown with "no answer", and a node with how long it was waited for.
     """
     chosen, others = choose_session(session)
-    report = ask(chosen, InspectStatus(), StatusReport)
+    joined = join_status(ask(chosen, InspectStatus(), StatusReport))
     if as_json:
-        click.echo(to_json(report))
+        click.echo(to_json(joined))
         return
     console = make_console()
     show_session(console, chosen, others)
-    show_status(console, report)
+    show_status(console, joined)
 
 
 def show_session(console: Console, session: SessionRecord, others: list[SessionRecord]) -> None:
     """Which session this is, and which others run."""
     age_s = time.time() - session.started_at_s
-    driver = f"driver {session.driver_pid}" if session.driver_pid else "no driver"
-    console.print(f"[bold]Session[/] {escape(session.directory)}, {driver}, runs for {age_s:.0f} s")
+    console.print(f"[bold]Session[/] {escape(session.directory)}, {_driver(session)}, runs for {age_s:.0f} s")
     for other in others:
-        console.print(f"  another one runs: --session {escape(other.directory)} (driver {other.driver_pid})")
+        console.print(f"  another one runs: --session {escape(other.directory)} ({_driver(other)})")
     console.print()
 
 
-def show_status(console: Console, report: StatusReport) -> None:
-    """All tables of the report."""
-    _show_resources(console, report)
-    _show_store(console, report)
-    _show_processes(console, report)
-    _show_tasks(console, report)
-    _show_actors(console, report)
-    _show_waiting(console, report)
+def _driver(session: SessionRecord) -> str:
+    return f"driver {session.driver_pid}" if session.driver_pid else "node of a cluster"
 
 
-def _show_resources(console: Console, report: StatusReport) -> None:
-    table = make_table("Resources", "name", ">total", ">in use", ">available")
-    for name, total in report.node.resources.items():
-        if name == "object_store_memory":
-            continue
-        available = report.node.available.get(name, 0.0)
-        amounts = (total, total - available, available)
-        table.add_row(escape(name), *(format_bytes(one) if name == "memory" else f"{one:g}" for one in amounts))
+def show_status(console: Console, status: ClusterStatus) -> None:
+    """All tables."""
+    show_missing(console, status.silent, status.dead)
+    if len(status.nodes) > 1:
+        _show_nodes(console, status.nodes)
+    _show_resources(console, status)
+    _show_stores(console, status.nodes)
+    _show_processes(console, status)
+    _show_calls(console, status)
+    _show_actors(console, status)
+    _show_groups(console, status.placement_groups)
+    _show_waiting(console, status)
+
+
+def _show_nodes(console: Console, nodes: list[NodeRow]) -> None:
+    table = make_table(f"{len(nodes)} nodes", "node", "address", "in use", "labels")
+    for row in nodes:
+        node = row.node
+        address = node.address + (", has the head" if node.is_head_node else "")
+        labels = ", ".join(f"{name}={value}" for name, value in node.labels.items())
+        table.add_row(short(node.node), escape(address), escape(_in_use(row)), escape(labels))
     console.print(table)
 
 
-def _show_store(console: Console, report: StatusReport) -> None:
-    store = report.store
-    table = make_table("Object store", ">limit", ">used", ">reserved", ">rounding", ">free", ">of it warm")
+def _in_use(row: NodeRow) -> str:
+    """``1 of 2 CPU, 0 of 4 disk``."""
+    parts = []
+    for name, total in row.node.resources.items():
+        if name != "object_store_memory":
+            used = total - row.node.available.get(name, 0.0)
+            parts.append(f"{format_amount(name, used)} of {format_amount(name, total)} {name}")
+    return ", ".join(parts)
+
+
+def _show_resources(console: Console, status: ClusterStatus) -> None:
+    totals: dict[str, float] = {}
+    available: dict[str, float] = {}
+    for row in status.nodes:
+        for name, amount in row.node.resources.items():
+            totals[name] = totals.get(name, 0.0) + amount
+            available[name] = available.get(name, 0.0) + row.node.available.get(name, 0.0)
+    title = "Resources of all nodes" if len(status.nodes) > 1 else "Resources"
+    table = make_table(title, "name", ">total", ">in use", ">available")
+    for name, total in totals.items():
+        if name != "object_store_memory":
+            amounts = (total, total - available[name], available[name])
+            table.add_row(escape(name), *(format_amount(name, one) for one in amounts))
+    console.print(table)
+
+
+def _show_stores(console: Console, nodes: list[NodeRow]) -> None:
+    columns = (">limit", ">used", ">reserved", ">rounding", ">free", ">of it warm")
+    if len(nodes) == 1:
+        table = make_table("Object store", *columns)
+        table.add_row(*_store_amounts(nodes[0].store))
+    else:
+        table = make_table("Object stores", "node", *columns)
+        for row in nodes:
+            table.add_row(short(row.node.node), *_store_amounts(row.store))
+    console.print(table)
+
+
+def _store_amounts(store: StoreUsage) -> list[str]:
     amounts = (
         store.limit_bytes,
         store.used_bytes,
@@ -77,20 +128,21 @@ def _show_store(console: Console, report: StatusReport) -> None:
         store.free_bytes,
         store.warm_bytes,
     )
-    table.add_row(*map(format_bytes, amounts))
-    console.print(table)
+    return [format_bytes(amount) for amount in amounts]
 
 
-def _show_processes(console: Console, report: StatusReport) -> None:
-    pids = {process.process: process.pid for process in report.processes}
+def _show_processes(console: Console, status: ClusterStatus) -> None:
+    pids = {process.process: process.pid for process in status.processes}
+    # The id begins with the node.
     table = make_table("Processes", ">pid", "id", "what", "state", "runs", ">waiting there")
-    for process in report.processes:
+    for process in status.processes:
         leased_to = f" to {pids.get(process.leased_to) or short(process.leased_to)}" if process.leased_to else ""
-        what = process.name or "worker"
+        if process.leased_to and node_of(process.leased_to) != node_of(process.process):
+            leased_to += f" on node {short(node_of(process.leased_to))}"
         table.add_row(
             str(process.pid or "-"),
             short(process.process),
-            escape(what),
+            escape(process.name or "worker"),
             process.state + leased_to,
             escape(_runs(process)),
             str(process.received) if process.received else "",
@@ -108,33 +160,41 @@ def _runs(process: ProcessStatus) -> str:
     return f"no answer, began last: {text}" if text else "no answer"
 
 
-def _show_tasks(console: Console, report: StatusReport) -> None:
+def _show_calls(console: Console, status: ClusterStatus) -> None:
     table = make_table("Calls", "name", "called by", ">queued", ">sent to a worker")
-    for process in report.processes:
+    for process in status.processes:
         for call in process.submitted:
-            caller = f"{process.name or 'worker'} {process.pid}"
-            table.add_row(escape(call.name), escape(caller), f"{call.queued:,}", f"{call.sent:,}")
+            table.add_row(escape(call.name), escape(_who(process, status)), f"{call.queued:,}", f"{call.sent:,}")
     if table.row_count:
         console.print(table)
-    running = sum(len(process.running) for process in report.processes)
-    queued = sum(call.queued for process in report.processes for call in process.submitted)
-    sent = sum(call.sent for process in report.processes for call in process.submitted)
+    running = sum(len(process.running) for process in status.processes)
+    queued = sum(call.queued for process in status.processes for call in process.submitted)
+    sent = sum(call.sent for process in status.processes for call in process.submitted)
     console.print(
         f"{running:,} calls run, {max(0, sent - running):,} wait at workers, {queued:,} are queued at callers.\n"
     )
 
 
-def _show_actors(console: Console, report: StatusReport) -> None:
-    if not report.actors:
+def _who(process: ProcessStatus, status: ClusterStatus) -> str:
+    """``worker 4711``, and on which node when there are several."""
+    where = f" on node {short(node_of(process.process))}" if len(status.nodes) > 1 else ""
+    return f"{process.name or 'worker'} {process.pid}{where}"
+
+
+def _show_actors(console: Console, status: ClusterStatus) -> None:
+    if not status.actors:
         return
-    table = make_table("Actors", "id", "class", "name", "state", ">pid", ">restarts", "why")
-    for actor in report.actors:
+    has_nodes = len(status.nodes) > 1
+    where = ["node"] if has_nodes else []
+    table = make_table("Actors", "id", "class", "name", "state", *where, ">pid", ">restarts", "why")
+    for actor in status.actors:
         name = f"{actor.namespace}/{actor.name}" if actor.name and actor.namespace else actor.name
         table.add_row(
             short(actor.actor),
             escape(actor.class_name),
             escape(name),
             actor.state,
+            *([short(actor.node) or "-"] if has_nodes else []),
             str(actor.pid or "-"),
             str(actor.restarts) if actor.restarts else "",
             escape(actor.cause),
@@ -142,14 +202,39 @@ def _show_actors(console: Console, report: StatusReport) -> None:
     console.print(table)
 
 
-def _show_waiting(console: Console, report: StatusReport) -> None:
-    if not report.waiting:
+def _show_groups(console: Console, groups: list[GroupRow]) -> None:
+    if not groups:
         return
-    pids = {process.process: f"{process.name or 'worker'} {process.pid}" for process in report.processes}
-    classes = {actor.actor: f"actor {actor.class_name} {short(actor.actor)}" for actor in report.actors}
+    table = make_table("Placement groups", "id", "name", "strategy", "state", "bundles", "why")
+    for group in groups:
+        table.add_row(
+            group.group.hex(),
+            escape(group.name),
+            group.strategy,
+            group.state,
+            escape("\n".join(describe_bundles(group))),
+            escape(group.reason),
+        )
+    console.print(table)
+
+
+def describe_bundles(group: GroupRow) -> list[str]:
+    """``CPU 1 on node 2`` for each bundle."""
+    nodes = group.nodes or [b""] * len(group.bundles)
+    return [
+        f"{format_amounts(bundle)}{f' on node {short(node)}' if node else ', nowhere yet'}"
+        for bundle, node in zip(group.bundles, nodes, strict=False)
+    ]
+
+
+def _show_waiting(console: Console, status: ClusterStatus) -> None:
+    if not status.waiting:
+        return
+    whos = {process.process: _who(process, status) for process in status.processes}
+    classes = {actor.actor: f"actor {actor.class_name} {short(actor.actor)}" for actor in status.actors}
     table = make_table("Waiting for workers", "who", ">workers", "each with", ">for", "why")
-    for one in _grouped(report.waiting):
-        who = pids.get(one.requester) or classes.get(one.requester) or short(one.requester)
+    for one in _grouped(status.waiting):
+        who = whos.get(one.requester) or classes.get(one.requester) or short(one.requester)
         table.add_row(
             escape(who),
             str(one.count),

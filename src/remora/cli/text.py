@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from remora.base.ids import short
+from remora.messages.inspection import NodeReport, SilentNode
 
 WIDTH_WHEN_PIPED = 100
+MAX_DEAD_SHOWN = 5
 
 
 def make_console() -> Console:
@@ -44,11 +48,14 @@ def format_bytes(size_bytes: float) -> str:
     return f"{amount:.3g} TB"
 
 
+def format_amount(name: str, amount: float) -> str:
+    """The amount of one resource: ``1 GB`` of memory, ``2`` of others."""
+    return format_bytes(amount) if name in ("memory", "object_store_memory") else f"{amount:g}"
+
+
 def format_amounts(amounts: dict[str, float]) -> str:
     """``CPU 2, memory 1 GB``."""
-    sized = ("memory", "object_store_memory")
-    parts = [f"{name} {format_bytes(amount) if name in sized else f'{amount:g}'}" for name, amount in amounts.items()]
-    return ", ".join(parts) or "nothing"
+    return ", ".join(f"{name} {format_amount(name, amount)}" for name, amount in amounts.items()) or "nothing"
 
 
 def format_site(site: str) -> str:
@@ -58,16 +65,45 @@ def format_site(site: str) -> str:
     return (relative if len(relative) < len(path) else path) + separator + rest
 
 
-def to_json(report: Any) -> str:
-    """A report of the messages as indented JSON; ids as people write them."""
+def show_missing(console: Console, silent: Collection[SilentNode], dead: Collection[NodeReport]) -> None:
+    """Who did not answer, what that means, and who is gone."""
+    for one in silent:
+        console.print(f"[bold]{escape(describe_silent(one))}[/]")
+    for node in list(dead)[-MAX_DEAD_SHOWN:]:
+        console.print(escape(f"Node {short(node.node)} is gone: {node.cause or 'its cause is not known here'}."))
+    if len(dead) > MAX_DEAD_SHOWN:
+        console.print(f"{len(dead) - MAX_DEAD_SHOWN} more went before: `remora list nodes` shows them all.")
+    if silent or dead:
+        console.print()
+
+
+def describe_silent(silent: SilentNode) -> str:
+    """A node, or the head, that did not answer in time, and what to do."""
+    if not silent.node:
+        return (
+            f"The head has not answered for {silent.waited_s:.1f} s: actors and placement groups are missing here. Its "
+            "node starts it again when it has ended; if this stays so, read daemon.log in that node's session folder."
+        )
+    where = f" ({silent.address})" if silent.address else ""
+    return (
+        f"Node {short(silent.node)}{where} has not answered for {silent.waited_s:.1f} s, and is missing here: its "
+        "machine is busy or stopped, or the network between is cut. If it stays so the head declares it dead; "
+        "else read daemon.log in its session folder."
+    )
+
+
+def to_json(report: Any, format_id: Callable[[bytes], str] = short) -> str:
+    """A report of the messages as indented JSON; ids as people write them, or as *format_id* does."""
 
     def encode(value: Any) -> Any:
         if isinstance(value, msgspec.Struct):
             return {name: encode(getattr(value, name)) for name in value.__struct_fields__}
         if isinstance(value, bytes):
-            return short(value)
+            return format_id(value)
         if isinstance(value, list | tuple):
             return [encode(one) for one in value]
+        if isinstance(value, dict):
+            return {name: encode(one) for name, one in value.items()}
         return value
 
     return msgspec.json.format(msgspec.json.encode(encode(report)), indent=2).decode()

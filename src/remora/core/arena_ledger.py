@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from heapq import nlargest
 
 from remora.base.ids import ProcessId, short
 from remora.core.arena_layout import BUFFER_ALIGNMENT_BYTES, footprint_of
@@ -147,10 +146,10 @@ class ArenaLedger:
         """Bytes of the objects that each process wrote and that are still there, also of processes that are gone."""
         return dict(self._published_by)
 
-    def largest_blocks(self, count: int) -> list[ArenaBlock]:
-        """The largest published objects."""
-        published = (block for block in self._blocks.values() if block.published)
-        return nlargest(count, published, key=lambda block: block.size_bytes)
+    def block_bytes(self, offset: int) -> int:
+        """What the object at *offset* takes of the store; 0 when none is published there."""
+        block = self._blocks.get(offset)
+        return block.size_bytes if block is not None and block.published else 0
 
     def validate(self) -> None:
         """Raise when a byte is in use twice or lost, or a sum is wrong. Walks over everything."""

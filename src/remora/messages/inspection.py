@@ -1,12 +1,17 @@
-"""Looking at a running session: nodes, resources, tasks, objects and who holds them.
+"""Looking at a running session or cluster: nodes, resources, tasks, objects and who holds them.
 
-An inspector (the command line) asks the daemon; the daemon asks each driver and worker for its part, waits for the
-answers, but not long, and answers with all of it. Processes are named by their ids, objects by theirs.
+An inspector (the command line) asks the daemon of any node. That daemon asks the head (``ListActorStates``,
+``FindPlacementGroups``) and the daemons of all nodes (``DescribeNode``); each of them asks its drivers and workers
+(``DescribeYourself``). Everybody waits for the answers, but not long. The inspector is given what each node said, and
+joins it: that costs time, which a daemon does not have. Processes are named by their ids, objects by theirs.
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from remora.messages.head import ActorReport
+from remora.messages.placement_groups import PlacementGroupReport
 
 
 class GetNodes(msgspec.Struct, array_like=True, tag=100, frozen=True):
@@ -16,7 +21,7 @@ class GetNodes(msgspec.Struct, array_like=True, tag=100, frozen=True):
 
 
 class NodeReport(msgspec.Struct, array_like=True, frozen=True):
-    """One node; amounts of resources in ones."""
+    """One node; amounts of resources in ones. ``cause`` says why it is not alive."""
 
     node: bytes
     is_alive: bool
@@ -25,6 +30,8 @@ class NodeReport(msgspec.Struct, array_like=True, frozen=True):
     resources: dict[str, float]
     available: dict[str, float]
     labels: dict[str, str] = {}
+    cause: str = ""
+    is_head_node: bool = False
 
 
 class Nodes(msgspec.Struct, array_like=True, tag=101, frozen=True):
@@ -35,13 +42,18 @@ class Nodes(msgspec.Struct, array_like=True, tag=101, frozen=True):
 
 
 class InspectStatus(msgspec.Struct, array_like=True, tag=102, frozen=True):
-    """Inspector to daemon: what runs and what waits? Answered by ``StatusReport``."""
+    """Inspector to daemon: what runs and what waits? Answered by ``StatusReport``.
+
+    At most *max_calls* of each process are listed one by one; all are counted.
+    """
+
+    max_calls: int = 0
 
 
 class InspectMemory(msgspec.Struct, array_like=True, tag=103, frozen=True):
     """Inspector to daemon: which objects are there, and why? Answered by ``MemoryReport``.
 
-    At most *max_objects* are listed, the largest first; those that nothing can reach are always listed.
+    At most *max_objects* of each node are listed, the largest ones; those that may be leaked are always listed.
     """
 
     max_objects: int = 10_000
@@ -52,6 +64,7 @@ class DescribeYourself(msgspec.Struct, array_like=True, tag=104, frozen=True):
 
     number: int
     with_objects: bool = False
+    max_calls: int = 0
 
 
 class HeldRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -79,12 +92,25 @@ class CallCount(msgspec.Struct, array_like=True, frozen=True):
     """At a worker, running or behind one that runs."""
 
 
+class CallReport(msgspec.Struct, array_like=True, frozen=True):
+    """A call that a process waits for. ``state``: ``waits_for_arguments``, ``queued`` there, or ``sent`` to a worker.
+
+    ``task`` is what the ids of its returns begin with.
+    """
+
+    task: bytes
+    name: str
+    state: str
+    attempt: int = 0
+
+
 class ProcessReport(msgspec.Struct, array_like=True, tag=105, frozen=True):
     """The answer to ``DescribeYourself``.
 
-    ``running`` names what runs here, ``received`` counts the calls that wait here. ``submitted`` are the calls that
-    this process waits for. ``sites`` are lines of user code, the first one empty. ``private_bytes`` are values from
-    4 KB on that are kept in this process, outside of the store.
+    ``running`` names what runs here, ``running_tasks`` are the ids of that, ``received`` counts the calls that wait
+    here. ``submitted`` are the calls that this process waits for, ``calls`` the first of them one by one. ``sites`` are
+    lines of user code, the first one empty. ``private_bytes`` are values from 4 KB on that are kept in this process,
+    outside of the store.
     """
 
     number: int
@@ -96,6 +122,8 @@ class ProcessReport(msgspec.Struct, array_like=True, tag=105, frozen=True):
     pins: list[PinnedObject] = []
     omitted_refs: int = 0
     private_bytes: int = 0
+    running_tasks: list[bytes] = []
+    calls: list[CallReport] = []
 
 
 class ProcessStatus(msgspec.Struct, array_like=True, frozen=True):
@@ -114,19 +142,10 @@ class ProcessStatus(msgspec.Struct, array_like=True, frozen=True):
     received: int = 0
     submitted: list[CallCount] = []
     leased_to: bytes = b""
-
-
-class ActorStatus(msgspec.Struct, array_like=True, frozen=True):
-    """An actor that lives, or whose handles do. ``restarts`` counts those that were."""
-
-    actor: bytes
-    class_name: str
-    name: str
-    namespace: str
-    state: str
-    pid: int
-    restarts: int
-    cause: str
+    actor: bytes = b""
+    """Whose worker it is, from the moment on that it was chosen to be."""
+    running_tasks: list[bytes] = []
+    calls: list[CallReport] = []
 
 
 class WaitingLease(msgspec.Struct, array_like=True, frozen=True):
@@ -154,20 +173,53 @@ class StoreUsage(msgspec.Struct, array_like=True, frozen=True):
     warm_bytes: int
 
 
-class StatusReport(msgspec.Struct, array_like=True, tag=106, frozen=True):
-    """The answer to ``InspectStatus``."""
+class DescribeNode(msgspec.Struct, array_like=True, tag=108, frozen=True):
+    """Daemon to daemon: answer with ``NodeMemory`` when *with_objects*, else with ``NodeStatus``.
 
+    ``actor_workers`` tells the creation object of each worker, on any node, that lives as long as its actor's handles
+    do. See ``InspectMemory`` for *max_objects*, ``InspectStatus`` for *max_calls*.
+    """
+
+    number: int
+    with_objects: bool = False
+    max_objects: int = 0
+    actor_workers: dict[bytes, bytes] = {}
+    max_calls: int = 0
+
+
+class NodeStatus(msgspec.Struct, array_like=True, tag=109, frozen=True):
+    """Answer to ``DescribeNode``: what one node has, runs and waits for."""
+
+    number: int
     node: NodeReport
     store: StoreUsage
     processes: list[ProcessStatus]
-    actors: list[ActorStatus]
     waiting: list[WaitingLease]
+
+
+class SilentNode(msgspec.Struct, array_like=True, frozen=True):
+    """A node, or the head (an empty ``node``), that had not answered after *waited_s* seconds."""
+
+    node: bytes
+    address: str
+    waited_s: float
+
+
+class StatusReport(msgspec.Struct, array_like=True, tag=106, frozen=True):
+    """The answer to ``InspectStatus``. The first of ``nodes`` is the one that was asked; ``dead`` ones were members."""
+
+    nodes: list[NodeStatus]
+    actors: list[ActorReport] = []
+    placement_groups: list[PlacementGroupReport] = []
+    silent: list[SilentNode] = []
+    dead: list[NodeReport] = []
 
 
 class Holder(msgspec.Struct, array_like=True, frozen=True):
     """Who keeps an object. ``kind`` is ``process``, ``container`` (an object with the ref inside) or ``exported``.
 
-    ``site`` is the line that made the ref there; empty for a ref that came in a message, and for containers.
+    ``site`` is the line that made the ref there; empty for a ref that came in a message, and for containers. Of a
+    process of another node the home knows only the id: the rest is in that node's ``ForeignUse``.
     """
 
     id: bytes
@@ -177,11 +229,19 @@ class Holder(msgspec.Struct, array_like=True, frozen=True):
     site: str = ""
 
 
-class ObjectReport(msgspec.Struct, array_like=True, frozen=True):
-    """One object. ``size_bytes`` is that of its value, ``store_bytes`` what it takes of the store.
+class CopyReport(msgspec.Struct, array_like=True, frozen=True):
+    """A copy besides the primary one. ``kind``: ``kept`` for the home, ``cached`` (evictable), or ``arriving``."""
 
-    ``views`` and ``viewed_bytes`` are what processes have open of it. ``is_leaked`` means that only containers hold
-    it that nothing can reach: they hold each other.
+    node: bytes
+    kind: str
+
+
+class ObjectReport(msgspec.Struct, array_like=True, frozen=True):
+    """One object. ``size_bytes`` is that of its value, ``store_bytes`` what it takes of its home's store.
+
+    ``views`` and ``viewed_bytes`` are what processes have open of it. ``primary`` is the node where a stored value
+    lies. ``is_leaked`` means that only containers hold it that nothing can reach: they hold each other; its home says
+    so of what only objects of other homes hold, too, and the inspector decides.
     """
 
     id: bytes
@@ -194,10 +254,12 @@ class ObjectReport(msgspec.Struct, array_like=True, frozen=True):
     viewed_bytes: int
     is_leaked: bool
     name: str = ""
+    primary: bytes = b""
+    copies: list[CopyReport] = []
 
 
 class ProcessMemory(msgspec.Struct, array_like=True, frozen=True):
-    """What one process has of the store. ``written_bytes`` are objects that it wrote, whoever holds them now."""
+    """What one process has of its node's store. ``written_bytes`` are objects that it wrote, whoever holds them now."""
 
     process: bytes
     pid: int
@@ -209,23 +271,69 @@ class ProcessMemory(msgspec.Struct, array_like=True, frozen=True):
     views: int
     viewed_bytes: int
     private_bytes: int
+    actor: bytes = b""
+
+
+class ForeignUse(msgspec.Struct, array_like=True, frozen=True):
+    """What a process has of objects whose homes are other nodes. ``sites`` as in ``ProcessReport``."""
+
+    process: bytes
+    sites: list[str]
+    refs: list[HeldRef]
+    pins: list[PinnedObject]
+
+
+class PullReport(msgspec.Struct, array_like=True, frozen=True):
+    """An object on its way to the node. ``purpose``: ``get``, ``argument`` or ``prefetch``; see ``PullState``."""
+
+    id: bytes
+    source: bytes
+    state: str
+    purpose: str
+    size_bytes: int
+    received_bytes: int
+
+
+class StoreContents(msgspec.Struct, array_like=True, frozen=True):
+    """What the used bytes of a store are. Their sum is ``used_bytes`` of ``StoreUsage``.
+
+    ``primary``: objects whose home is the node; ``kept`` for the homes of other objects, as primary or as further
+    copies; ``cached``: secondary copies, which are evicted for space; ``unclaimed``: results whose receiver has not
+    told that it wants them, and what is arriving.
+    """
+
+    primary_bytes: int
+    kept_bytes: int
+    cached_bytes: int
+    unclaimed_bytes: int
+
+
+class NodeMemory(msgspec.Struct, array_like=True, tag=110, frozen=True):
+    """Answer to ``DescribeNode``: the objects whose home is the node, and every byte of its store.
+
+    ``inline_bytes`` are the values of all objects that are too small for a store. ``total_objects`` counts also those
+    that are not listed.
+    """
+
+    number: int
+    node: NodeReport
+    store: StoreUsage
+    contents: StoreContents
+    objects: list[ObjectReport]
+    processes: list[ProcessMemory]
+    foreign: list[ForeignUse]
+    pulls: list[PullReport]
+    total_objects: int
+    inline_bytes: int
 
 
 class MemoryReport(msgspec.Struct, array_like=True, tag=107, frozen=True):
-    """The answer to ``InspectMemory``.
+    """The answer to ``InspectMemory``. The first of ``nodes`` is the one that was asked; ``dead`` ones were members."""
 
-    ``inline_bytes`` are the values of all objects that are too small for the store; ``listed_store_bytes`` is what
-    all objects with a holder take of it, and ``unclaimed_bytes`` the rest of what is used: results whose receiver
-    has not told that it wants them. ``total_objects`` counts also those that are not listed.
-    """
-
-    store: StoreUsage
-    objects: list[ObjectReport]
-    processes: list[ProcessMemory]
-    total_objects: int
-    inline_bytes: int
-    listed_store_bytes: int
-    unclaimed_bytes: int
+    nodes: list[NodeMemory]
+    actors: list[ActorReport] = []
+    silent: list[SilentNode] = []
+    dead: list[NodeReport] = []
 
 
 MESSAGES = (
@@ -237,4 +345,7 @@ MESSAGES = (
     ProcessReport,
     StatusReport,
     MemoryReport,
+    DescribeNode,
+    NodeStatus,
+    NodeMemory,
 )

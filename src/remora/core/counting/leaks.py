@@ -6,7 +6,7 @@ themselves. Nothing is freed by it: the next message may be a reason to live, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 
 from remora.core.counting.entries import ObjectRow
 from remora.core.counting.vocabulary import is_container
@@ -22,6 +22,17 @@ def leaked_objects(rows: Iterable[ObjectRow], actor_of: Mapping[bytes, bytes]) -
         >>> leaked_objects([row(a, holders=[b]), row(b, holders=[a]), row(c, holders=[driver])], {})
         {a, b}
     """
+    steps = search_leaks(rows, actor_of)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: set[bytes] = end.value
+            return found
+
+
+def search_leaks(rows: Iterable[ObjectRow], actor_of: Mapping[bytes, bytes]) -> Generator[None, None, set[bytes]]:
+    """The same in small steps, for a daemon that has other things to do between them; the result is its value."""
     held_by: dict[bytes, list[bytes]] = {}
     reached: dict[bytes, None] = {}
     ids = set()
@@ -34,10 +45,39 @@ def leaked_objects(rows: Iterable[ObjectRow], actor_of: Mapping[bytes, bytes]) -
                 held_by.setdefault(actor_of[holder], []).append(row.id)
             else:
                 reached[row.id] = None
+        yield
     todo = list(reached)
     while todo:
         for inner in held_by.get(todo.pop(), ()):
             if inner not in reached:
                 reached[inner] = None
                 todo.append(inner)
+        yield
     return ids - reached.keys()
+
+
+def leaked_in_cluster(suspects: Mapping[bytes, Collection[bytes]]) -> set[bytes]:
+    """Which objects are leaked, of those that their homes suspect because no process that they know of reaches them.
+
+    *suspects* tells the objects that hold each of them. One that is held by an object which nobody suspects is
+    reachable: that object's home knows why it lives, or cannot be asked.
+
+    Example:
+        >>> leaked_in_cluster({a: [b], b: [a], c: [reachable]})
+        {a, b}
+    """
+    held_by: dict[bytes, list[bytes]] = {}
+    reached: dict[bytes, None] = {}
+    for object_id, holders in suspects.items():
+        for holder in holders:
+            if holder in suspects:
+                held_by.setdefault(holder, []).append(object_id)
+            else:
+                reached[object_id] = None
+    todo = list(reached)
+    while todo:
+        for inner in held_by.get(todo.pop(), ()):
+            if inner not in reached:
+                reached[inner] = None
+                todo.append(inner)
+    return suspects.keys() - reached.keys()

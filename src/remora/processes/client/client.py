@@ -107,7 +107,7 @@ class Client:
         self.on_message: Callable[[Any], bool] = lambda message: False
         """What a worker does with the daemon's messages that are only for workers."""
         self.on_output: Callable[[WorkerOutput], None] = lambda message: None
-        self.running_calls: Callable[[], tuple[list[str], int]] = lambda: ([], 0)
+        self.running_calls: Callable[[], tuple[list[tuple[str, bytes]], int]] = lambda: ([], 0)
         """The names of the calls that run here, and how many wait here; a worker has some."""
         self.received_ids: Callable[[], set[bytes]] = set
         """The ids that travel in calls which run or wait here."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from remora.base.call_sites import describe_site
+from remora.base.ids import make_task_id
 from remora.base.object_ref import STORED, ObjectRef
-from remora.messages.inspection import CallCount, DescribeYourself, HeldRef, PinnedObject, ProcessReport
+from remora.messages.inspection import CallCount, CallReport, DescribeYourself, HeldRef, PinnedObject, ProcessReport
 from remora.processes.client.actors import ActorRecord
 from remora.processes.client.pending import PendingCall
 
@@ -27,9 +31,9 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
     """This process now. Any thread may ask; the lock is taken for as long as the listing takes."""
     running, received = client.running_calls()
     with client.lock:
-        submitted = _Submitted(client)
+        submitted = _Submitted(client, message.max_calls)
         if not message.with_objects:
-            return ProcessReport(message.number, running, received, submitted.counts)
+            return _without_objects(message.number, running, received, submitted)
         # The daemon is to know, before this report, all that waits for the next look: young objects, then deaths.
         client.arena.drain()
         client.refs.drain()
@@ -46,9 +50,21 @@ def describe_process(client: Client, message: DescribeYourself) -> ProcessReport
         pins = _pinned(client)
         private_bytes = client.values.inline_budget.held_bytes
     omitted_refs = max(0, len(live) - MAX_REFS)
-    return ProcessReport(
-        message.number, running, received, submitted.counts, sites.texts, refs, pins, omitted_refs, private_bytes
+    return msgspec.structs.replace(
+        _without_objects(message.number, running, received, submitted),
+        sites=sites.texts,
+        refs=refs,
+        pins=pins,
+        omitted_refs=omitted_refs,
+        private_bytes=private_bytes,
     )
+
+
+def _without_objects(
+    number: int, running: list[tuple[str, bytes]], received: int, submitted: _Submitted
+) -> ProcessReport:
+    names, tasks = [name for name, _ in running], [task for _, task in running]
+    return ProcessReport(number, names, received, submitted.counts, running_tasks=tasks, calls=submitted.calls)
 
 
 class _Sites:
@@ -77,14 +93,22 @@ class _Sites:
 
 
 class _Submitted:
-    """The calls that this process waits for: ``counts`` by name, and the ``records`` that were looked at."""
+    """The calls that this process waits for: ``counts`` by name, and the ``records`` that were looked at.
 
-    def __init__(self, client: Client) -> None:
+    The first *max_calls* of them are in ``calls``, those at workers first.
+    """
+
+    def __init__(self, client: Client, max_calls: int) -> None:
         self.counts: list[CallCount] = []
         self.records: list[PendingCall] = []
+        self.calls: list[CallReport] = []
+        self._process = client.process
+        self._max_calls = max_calls
+        unresolved = client.arguments.unresolved()
+        self._unresolved = {id(record) for record in unresolved}
         queued, backlog, sent = client.tasks.first_calls(MAX_CALLS)
         # Methods whose arguments have no values yet are among the calls of their actor.
-        tasks = [record for record in client.arguments.unresolved() if type(record.shape) is not ActorRecord]
+        tasks = [record for record in unresolved if type(record.shape) is not ActorRecord]
         self._add("", [*queued, *tasks], sent)
         if backlog > len(queued):
             self.counts.append(CallCount("(tasks behind these)", backlog - len(queued), 0))
@@ -101,6 +125,14 @@ class _Submitted:
             self.counts.append(CallCount(prefix + function.name, waiting[function], under_way[function]))
         self.records += queued
         self.records += sent
+        self._list(prefix, sent, "sent")
+        self._list(prefix, queued, "queued")
+
+    def _list(self, prefix: str, records: list[PendingCall], state: str) -> None:
+        for record in islice(records, self._max_calls - len(self.calls)):
+            task = make_task_id(self._process, record.call)
+            shown = "waits_for_arguments" if id(record) in self._unresolved else state
+            self.calls.append(CallReport(task, prefix + record.function.name, shown, record.message.attempt))
 
 
 def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:

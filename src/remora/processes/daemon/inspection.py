@@ -1,103 +1,235 @@
-"""Answers about the running session: its nodes, and what ``remora status`` and ``remora memory`` show.
+"""Answers about the whole cluster: its nodes, and what ``remora status`` and ``remora memory`` show.
 
-What only a process knows of itself (its calls, the lines that made its refs, its views) the daemon asks for when
-somebody wants to know. A process answers between two messages, also while the user's code runs; one that does not
-(its code holds the interpreter's lock, or it is stopped) is shown as such, after a while.
+The head is asked first, because the actors that it knows are needed to tell what is leaked; then all nodes at once,
+this one included. Who does not answer in time is named in the report, which goes out without its part.
 """
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from remora.base.ids import NodeId, make_process_id
 from remora.messages import inspection as m
+from remora.messages.actors import ACTOR_STATE_NAMES, DEAD
+from remora.messages.head import ActorReport, ActorStates, ListActorStates
+from remora.messages.placement_groups import FindPlacementGroups, PlacementGroupReport, PlacementGroups
+from remora.processes.daemon.actors import ActorService
 from remora.processes.daemon.connected import ConnectedProcess
-from remora.processes.daemon.memory_report import MemoryBuilder
-from remora.processes.daemon.status_report import StatusBuilder
+from remora.processes.daemon.node_inspection import PATIENCE_S, Answer, NodeInspection
 
 if TYPE_CHECKING:
     from remora.processes.daemon.main import NodeDaemon
 
-PATIENCE_S = 1.0
-"""How long a process may take to answer."""
+HEAD_PATIENCE_S = 1.0
+"""How long the head may take to answer; when it is being started again it is away for about so long."""
+NODE_PATIENCE_S = PATIENCE_S + 1.0
+"""How long another node may take for its status."""
+MEMORY_PATIENCE_S = 10.0
+"""The same for its memory: a million objects take some seconds."""
 
-Reports = dict[bytes, m.ProcessReport]
 
+class ClusterQuestion:
+    """An inspector's question, and what came of the answer until now."""
 
-class Question:
-    """An inspector's question that waits for the answers of the processes."""
+    __slots__ = (
+        "actors",
+        "answers",
+        "asked_s",
+        "asker",
+        "awaited",
+        "deadline_s",
+        "groups",
+        "is_head_awaited",
+        "message",
+        "silent",
+    )
 
-    __slots__ = ("asker", "awaited", "deadline_s", "message", "reports")
-
-    def __init__(self, asker: bytes, message: Any, awaited: set[bytes], deadline_s: float) -> None:
+    def __init__(self, asker: bytes, message: m.InspectStatus | m.InspectMemory, now_s: float) -> None:
         self.asker = asker
         self.message = message
-        self.awaited = awaited
-        self.deadline_s = deadline_s
-        self.reports: Reports = {}
+        self.is_head_awaited = True
+        """Nodes are asked after it."""
+        self.asked_s = now_s
+        self.deadline_s = now_s + HEAD_PATIENCE_S
+        self.actors: list[ActorReport] | None = None
+        self.groups: list[PlacementGroupReport] | None = None
+        self.awaited: dict[bytes, str] = {}
+        """Nodes and their addresses."""
+        self.answers: dict[bytes, Answer] = {}
+        self.silent: list[m.SilentNode] = []
+
+    @property
+    def wants_memory(self) -> bool:
+        """Or else the status."""
+        return isinstance(self.message, m.InspectMemory)
+
+    @property
+    def has_heard_head(self) -> bool:
+        """Whether the head has said all that it was asked."""
+        return self.actors is not None and (self.groups is not None or self.wants_memory)
 
 
 class InspectionService:
-    """Reads the services' state; changes none of it."""
+    """Questions of inspectors on this node, and questions of other nodes' daemons about this one."""
 
-    def __init__(self, daemon: NodeDaemon) -> None:
+    def __init__(self, daemon: NodeDaemon, own: NodeInspection | None = None) -> None:
         self._daemon = daemon
-        self._questions: dict[int, Question] = {}
+        self._own = own or NodeInspection(daemon)
+        self._questions: dict[int, ClusterQuestion] = {}
         self._last_number = 0
 
+    # ------------------------------------------------------------------ messages
+
     def on_message(self, connected: ConnectedProcess, message: Any, now_s: float) -> None:
-        """A question, or a process's part of an answer."""
+        """A question of a process of this node, or its part of an answer."""
         if isinstance(message, m.GetNodes):
-            self._daemon.processes.send(connected.process, m.Nodes(message.request, [self.node_report()]))
+            self._daemon.processes.send(connected.process, m.Nodes(message.request, self._node_reports()))
         elif isinstance(message, m.InspectStatus | m.InspectMemory):
-            self._ask_all(connected, message, now_s)
+            self._ask_head(ClusterQuestion(connected.process, message, now_s), now_s)
         elif isinstance(message, m.ProcessReport):
-            question = self._questions.get(message.number)
-            if question is not None:
-                question.awaited.discard(connected.process)
-                question.reports[connected.process] = message
-                self.tick(now_s)
+            self._own.on_report(connected.process, message, now_s)
         else:
             raise ValueError(f"{connected!r} sent {message!r}, which only a daemon says")
 
-    def tick(self, now_s: float) -> float | None:
-        """Answer what waits for nobody any more; when to come again (monotonic seconds), or None."""
-        processes = self._daemon.processes
-        for number, question in list(self._questions.items()):
-            if now_s < question.deadline_s and any(processes.get(process) for process in question.awaited):
-                continue
-            del self._questions[number]
-            processes.send(question.asker, self._answer(question, now_s))
-        return min((question.deadline_s for question in self._questions.values()), default=None)
+    def on_node_message(self, node: NodeId, message: Any, now_s: float) -> None:
+        """A question of another node's daemon, or its part of an answer.
 
-    def _ask_all(self, asker: ConnectedProcess, message: Any, now_s: float) -> None:
-        processes = self._daemon.processes
-        asked = {connected.process for connected in processes if connected.role != "inspector"}
-        self._last_number += 1
-        self._questions[self._last_number] = Question(asker.process, message, set(asked), now_s + PATIENCE_S)
-        with_objects = isinstance(message, m.InspectMemory)
-        for process in asked:
-            processes.send(process, m.DescribeYourself(self._last_number, with_objects))
+        Raises:
+            ValueError: no daemon says this to another.
+        """
+        if isinstance(message, m.DescribeNode):
+            self._own.describe(message, lambda answer, _: self._tell_node(node, answer), now_s)
+        elif isinstance(message, m.NodeStatus | m.NodeMemory):
+            self._on_answer(node, message, now_s)
+        else:
+            raise ValueError(f"it sent {message!r}, which no daemon says to another")
+
+    def on_head_message(self, message: Any, now_s: float) -> None:
+        """An answer of the head to this daemon: ``ActorStates`` or ``PlacementGroups``; perhaps too late."""
+        question = self._questions.get(message.request)
+        if question is None or not question.is_head_awaited:
+            return
+        if isinstance(message, ActorStates):
+            question.actors = message.actors
+        elif isinstance(message, PlacementGroups):
+            question.groups = message.groups
         self.tick(now_s)
 
-    def _answer(self, question: Question, now_s: float) -> m.StatusReport | m.MemoryReport:
-        if isinstance(question.message, m.InspectMemory):
-            return MemoryBuilder(self._daemon, question.reports).build(question.message.max_objects)
-        return StatusBuilder(self._daemon, question.reports).build(self.node_report(), now_s)
+    def node_dead(self, node: NodeId, now_s: float) -> None:
+        """The node was declared dead: nobody waits for it any more."""
+        for question in self._questions.values():
+            question.awaited.pop(node, None)
+        self.tick(now_s)
 
-    def node_report(self) -> m.NodeReport:
-        """This node."""
-        daemon = self._daemon
-        hostname = socket.gethostname()
-        return m.NodeReport(
-            daemon.node,
-            True,
-            hostname,
-            hostname,
-            {**daemon.total.to_floats(), "object_store_memory": float(daemon.store_limit_bytes)},
-            {
-                **daemon.workers.leases.ledger.available(),
-                "object_store_memory": float(daemon.objects.arena.usage().free_bytes),
-            },
-            daemon.configuration.labels,
+    def tick(self, now_s: float) -> float | None:
+        """Go on with what waits for nobody any more; when to come again (monotonic seconds), or None."""
+        for number, question in list(self._questions.items()):
+            is_late = now_s >= question.deadline_s
+            if question.is_head_awaited and (question.has_heard_head or is_late):
+                self._ask_nodes(number, question, now_s)
+            elif not question.is_head_awaited and (not question.awaited or is_late):
+                self._finish(number, question, now_s)
+        times = [question.deadline_s for question in self._questions.values()]
+        own_s = self._own.tick(now_s)
+        return min(times if own_s is None else [*times, own_s], default=None)
+
+    # ------------------------------------------------------------------ the course of a question
+
+    def _ask_head(self, question: ClusterQuestion, now_s: float) -> None:
+        self._last_number += 1
+        number = self._last_number
+        self._questions[number] = question
+        if self._daemon.cluster is None:
+            question.actors = local_actors(self._daemon)
+            question.groups = self._daemon.groups.reports()
+        else:
+            daemon = make_process_id(int.from_bytes(self._daemon.node, "big"), 0)
+            questions = [ListActorStates(number), *([] if question.wants_memory else [FindPlacementGroups(number)])]
+            for one in questions:
+                self._daemon.cluster.head.process_message(daemon, daemon, one)
+        self.tick(now_s)
+
+    def _ask_nodes(self, number: int, question: ClusterQuestion, now_s: float) -> None:
+        if not question.has_heard_head:
+            question.silent.append(m.SilentNode(b"", "", now_s - question.asked_s))
+        message = question.message
+        if isinstance(message, m.InspectMemory):
+            describe = m.DescribeNode(number, True, message.max_objects, actor_workers(question.actors or []))
+        else:
+            describe = m.DescribeNode(number, max_calls=message.max_calls)
+        patience_s = MEMORY_PATIENCE_S if question.wants_memory else NODE_PATIENCE_S
+        question.is_head_awaited = False
+        question.asked_s = now_s
+        question.deadline_s = now_s + patience_s
+        question.awaited[self._daemon.node] = self._daemon.processes.node_address
+        for other in self._node_reports():
+            if other.is_alive and other.node != self._daemon.node:
+                question.awaited[other.node] = other.address
+                self._tell_node(other.node, describe)
+        self._own.describe(describe, lambda answer, then_s: self._on_answer(self._daemon.node, answer, then_s), now_s)
+
+    def _on_answer(self, node: bytes, answer: Answer, now_s: float) -> None:
+        question = self._questions.get(answer.number)
+        if question is not None and node in question.awaited:
+            del question.awaited[node]
+            question.answers[node] = answer
+            self.tick(now_s)
+
+    def _finish(self, number: int, question: ClusterQuestion, now_s: float) -> None:
+        del self._questions[number]
+        waited_s = now_s - question.asked_s
+        silent = [
+            *question.silent,
+            *(m.SilentNode(node, address, waited_s) for node, address in question.awaited.items()),
+        ]
+        own = question.answers.pop(self._daemon.node, None)
+        answers = [*([own] if own is not None else []), *(question.answers[node] for node in sorted(question.answers))]
+        dead = [report for report in self._node_reports() if not report.is_alive]
+        actors = question.actors or []
+        report: m.StatusReport | m.MemoryReport
+        if question.wants_memory:
+            memories = [answer for answer in answers if isinstance(answer, m.NodeMemory)]
+            report = m.MemoryReport(memories, actors, silent, dead)
+        else:
+            statuses = [answer for answer in answers if isinstance(answer, m.NodeStatus)]
+            report = m.StatusReport(statuses, actors, question.groups or [], silent, dead)
+        self._daemon.processes.send(question.asker, report)
+
+    def _node_reports(self) -> list[m.NodeReport]:
+        cluster = self._daemon.cluster
+        return cluster.node_reports() if cluster is not None else [self._own.node_report()]
+
+    def _tell_node(self, node: bytes, message: Any) -> None:
+        cluster = self._daemon.cluster
+        if cluster is not None:
+            cluster.links.send(NodeId(node), message)
+
+
+def local_actors(daemon: NodeDaemon) -> list[ActorReport]:
+    """The actors of a session without a head."""
+    if not isinstance(daemon.actors, ActorService):
+        return []
+    return [
+        ActorReport(
+            actor.id,
+            actor.job,
+            actor.spec.class_name,
+            actor.key[1],
+            actor.key[0],
+            ACTOR_STATE_NAMES[actor.state.state],
+            actor.state.worker,
+            actor.restarts,
+            actor.detached,
+            actor.state.cause,
         )
+        for actor in daemon.actors.registry.actors()
+    ]
+
+
+def actor_workers(actors: Iterable[ActorReport]) -> dict[bytes, bytes]:
+    """The creation object of each worker that lives as long as its actor's handles do."""
+    dead = ACTOR_STATE_NAMES[DEAD]
+    return {
+        actor.worker: actor.actor for actor in actors if actor.worker and not actor.is_detached and actor.state != dead
+    }

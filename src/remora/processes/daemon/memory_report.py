@@ -1,107 +1,153 @@
-"""Puts together what ``remora memory`` shows: each object, who holds it, from which line, and where each byte is."""
+"""Puts together what a node tells for ``remora memory``: each object, who holds it, and where each byte is.
+
+Built in small steps, because a node may have a million objects and must serve leases and heartbeats meanwhile. So it
+is no picture of one moment: an object that is freed between two steps is there in the one and not in the other.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from heapq import nlargest
+from collections.abc import Generator, Mapping
+from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING
 
-from remora.base.ids import ObjectId, ProcessId, process_of
-from remora.base.object_ref import STATE_NAMES, STORED
+from remora.base.ids import ProcessId, node_of, process_of
 from remora.core.counting.entries import ObjectRow
-from remora.core.counting.leaks import leaked_objects
+from remora.core.counting.leaks import search_leaks
 from remora.core.counting.vocabulary import is_container, is_process
+from remora.core.pull_records import Pull
 from remora.messages import inspection as m
-from remora.messages.actors import DEAD
-from remora.processes.daemon.status_report import actor_names, store_usage
+from remora.processes.daemon.status_report import actor_of_workers, store_usage
 
 if TYPE_CHECKING:
     from remora.processes.daemon.main import NodeDaemon
 
-EVERYTHING = 1 << 60
+Steps = Generator[None, None, m.NodeMemory]
+"""To be resumed until its value is there. A step takes some microseconds."""
+
+GONE = "ended, forgotten soon"
 
 
 class MemoryBuilder:
     """One answer; *reports* are what the processes said of themselves, by process."""
 
-    def __init__(self, daemon: NodeDaemon, reports: Mapping[bytes, m.ProcessReport]) -> None:
+    def __init__(self, daemon: NodeDaemon, question: m.DescribeNode, reports: Mapping[bytes, m.ProcessReport]) -> None:
         self._daemon = daemon
+        self._question = question
         self._reports = reports
-        self._actors = {actor.id: actor for actor in daemon.actors.registry.actors()}
-        self._names = actor_names(daemon)
+        self._directory = daemon.objects.directory
+        self._arena = daemon.objects.arena
+        self._actors = actor_of_workers(daemon)
+        self._names: dict[bytes, str] = {}
         self._pids: dict[bytes, int] = {worker.process: worker.pid for worker in daemon.workers.workers()}
         for connected in daemon.processes:
             self._pids[connected.process] = connected.pid
-            self._names.setdefault(connected.process, connected.role)
+            self._names[connected.process] = connected.role
         self._sites: dict[tuple[bytes, bytes], str] = {}
         self._views: Counter[bytes] = Counter()
         self._viewed_bytes: Counter[bytes] = Counter()
-        for process, report in reports.items():
-            self._read(process, report)
+        self._foreign: dict[bytes, m.ForeignUse] = {}
+        self._largest: list[tuple[int, int, ObjectRow]] = []
+        self._primary_offsets: set[int] = set()
+        self._primary_bytes = 0
+        self._inline_bytes = 0
+        self._total_objects = 0
 
-    def _read(self, process: bytes, report: m.ProcessReport) -> None:
-        for ref in report.refs:
-            if ref.site:
-                self._sites[process, ref.id] = report.sites[ref.site]
-        for pin in report.pins:
-            self._views[pin.id] += pin.views
-            self._viewed_bytes[pin.id] += pin.size_bytes
-
-    def build(self, max_objects: int) -> m.MemoryReport:
-        """The whole report, with at most *max_objects* objects beside the leaked ones."""
-        objects = self._daemon.objects
-        usage = objects.arena.usage()
-        rows = list(objects.directory.rows())
-        stored = self._stored_bytes(rows)
-        leaked = leaked_objects(rows, self._actor_of())
-        listed = {row.id: row for row in nlargest(max_objects, rows, key=lambda row: row.size_bytes)}
-        listed.update((row.id, row) for row in rows if row.id in leaked)
-        stored_bytes = sum(stored.values())
-        return m.MemoryReport(
+    def steps(self, node: m.NodeReport) -> Steps:
+        """The whole answer."""
+        for process, report in self._reports.items():
+            yield from self._read(process, report)
+        rows: list[ObjectRow] = []
+        for object_id in self._directory.ids():
+            row = self._directory.row(object_id)
+            if row is not None:
+                rows.append(row)
+                self._add(row)
+            yield
+        leaked = yield from search_leaks(rows, self._question.actor_workers)
+        listed = {row.id: row for _, _, row in self._largest}
+        if leaked:
+            listed.update((row.id, row) for row in rows if row.id in leaked)
+        objects = []
+        for row in listed.values():
+            objects.append(self._object(row, row.id in leaked))
+            yield
+        kept_bytes = yield from self._kept_bytes()
+        cached_bytes = sum(self._arena.block_bytes(location.offset) for location in self._directory.cached_copies())
+        usage = self._arena.usage()
+        unclaimed_bytes = usage.used_bytes - self._primary_bytes - kept_bytes - cached_bytes
+        return m.NodeMemory(
+            self._question.number,
+            node,
             store_usage(usage),
-            [self._object(row, stored.get(row.id, 0), row.id in leaked) for row in listed.values()],
+            m.StoreContents(self._primary_bytes, kept_bytes, cached_bytes, unclaimed_bytes),
+            objects,
             self._processes(),
-            len(rows),
-            sum(row.size_bytes for row in rows if row.id not in stored),
-            stored_bytes,
-            usage.used_bytes - stored_bytes,
+            list(self._foreign.values()),
+            self._pulls(),
+            self._total_objects,
+            self._inline_bytes,
         )
 
-    def _stored_bytes(self, rows: list[ObjectRow]) -> dict[bytes, int]:
-        """What each object takes of the store."""
-        objects = self._daemon.objects
-        block_bytes = {block.offset: block.size_bytes for block in objects.arena.largest_blocks(EVERYTHING)}
-        found = {}
-        for row in rows:
-            if row.state != STATE_NAMES[STORED]:
-                continue
-            value = objects.directory.value_of(ObjectId(row.id))
-            if value is not None and value.location is not None:
-                found[row.id] = block_bytes[value.location.offset]
-        return found
+    def _read(self, process: bytes, report: m.ProcessReport) -> Generator[None, None, None]:
+        foreign = m.ForeignUse(process, report.sites, [], [])
+        for ref in report.refs:
+            if node_of(ref.id) != self._daemon.node:
+                foreign.refs.append(ref)
+            elif ref.site:
+                self._sites[process, ref.id] = report.sites[ref.site]
+            yield
+        for pin in report.pins:
+            if pin.id and node_of(pin.id) != self._daemon.node:
+                foreign.pins.append(pin)
+            else:
+                self._views[pin.id] += pin.views
+                self._viewed_bytes[pin.id] += pin.size_bytes
+            yield
+        if foreign.refs or foreign.pins:
+            self._foreign[process] = foreign
 
-    def _actor_of(self) -> dict[bytes, bytes]:
-        """The creation object of each worker that lives as long as its actor's handles do."""
-        return {
-            actor.state.worker: actor.id
-            for actor in self._actors.values()
-            if actor.state.worker and not actor.detached and actor.state.state != DEAD
-        }
+    def _add(self, row: ObjectRow) -> None:
+        self._total_objects += 1
+        location = row.location
+        if location is None:
+            self._inline_bytes += row.size_bytes
+        elif location.node == self._daemon.node:
+            self._primary_offsets.add(location.offset)
+            self._primary_bytes += self._arena.block_bytes(location.offset)
+        limit = self._question.max_objects
+        candidate = (row.size_bytes, self._total_objects, row)
+        if len(self._largest) < limit:
+            heappush(self._largest, candidate)
+        elif limit:
+            heappushpop(self._largest, candidate)
 
-    def _object(self, row: ObjectRow, store_bytes: int, is_leaked: bool) -> m.ObjectReport:
-        actor = self._actors.get(row.id)
+    def _kept_bytes(self) -> Generator[None, None, int]:
+        """Copies that homes have kept here, beside the primary ones of this node's own objects."""
+        kept_bytes = 0
+        for object_id, writer in self._directory.kept_copies():
+            location = self._directory.home_copy(object_id, writer)
+            if location is not None and location.offset not in self._primary_offsets:
+                kept_bytes += self._arena.block_bytes(location.offset)
+            yield
+        return kept_bytes
+
+    def _object(self, row: ObjectRow, is_leaked: bool) -> m.ObjectReport:
+        location = row.location
+        is_here = location is not None and location.node == self._daemon.node
         return m.ObjectReport(
             row.id,
             row.state,
             row.size_bytes,
-            store_bytes,
+            self._arena.block_bytes(location.offset) if location is not None and is_here else 0,
             [self._holder(row.id, holder) for holder in row.holders],
             list(row.contents),
             self._views[row.id],
             self._viewed_bytes[row.id],
             is_leaked,
-            f"actor {actor.spec.class_name}" if actor is not None else "",
+            "",
+            location.node if location is not None else b"",
+            _copies(row),
         )
 
     def _holder(self, object_id: bytes, holder: bytes) -> m.Holder:
@@ -109,13 +155,14 @@ class MemoryBuilder:
             return m.Holder(holder, "container")
         process = holder if is_process(holder) else process_of(holder)
         kind = "process" if is_process(holder) else "exported"
-        name = self._names.get(process, "ended, forgotten soon")
+        if node_of(process) != self._daemon.node:
+            return m.Holder(process, kind)
+        name = self._names.get(process, GONE)
         return m.Holder(process, kind, self._pids.get(process, 0), name, self._sites.get((process, object_id), ""))
 
     def _processes(self) -> list[m.ProcessMemory]:
         """Those that are there, and those that are gone and whose objects are still there."""
-        arena = self._daemon.objects.arena
-        written = arena.published_by()
+        written = self._arena.published_by()
         there = [connected.process for connected in self._daemon.processes if connected.role != "inspector"]
         gone = [process for process in written if process not in self._pids]
         found = []
@@ -129,11 +176,32 @@ class MemoryBuilder:
                     self._names.get(process, "ended"),
                     report is not None or process in gone,
                     written.get(process, 0),
-                    arena.reserved_by(ProcessId(process)),
+                    self._arena.reserved_by(ProcessId(process)),
                     len(report.refs) + report.omitted_refs if report is not None else 0,
                     sum(pin.views for pin in pins),
                     sum(pin.size_bytes for pin in pins),
                     report.private_bytes if report is not None else 0,
+                    self._actors.get(process, b""),
                 )
             )
         return found
+
+    def _pulls(self) -> list[m.PullReport]:
+        cluster = self._daemon.cluster
+        return [_pull_report(pull) for pull in cluster.transfers.pulls.pulls()] if cluster is not None else []
+
+
+def _copies(row: ObjectRow) -> list[m.CopyReport]:
+    kinds = (("kept", row.kept), ("cached", row.cached), ("arriving", row.arriving))
+    return [m.CopyReport(node, kind) for kind, nodes in kinds for node in nodes]
+
+
+def _pull_report(pull: Pull) -> m.PullReport:
+    return m.PullReport(
+        pull.id,
+        pull.source or b"",
+        pull.state.name.lower(),
+        pull.purpose.name.lower(),
+        pull.size_bytes,
+        pull.received_bytes,
+    )

@@ -11,7 +11,7 @@ from remora.base import runtime
 from remora.base.bundle_names import without_group
 from remora.base.configuration import WorkerConfiguration, worker_socket_name, worker_sockets_name
 from remora.base.credentials import ClusterCredentials
-from remora.base.ids import ProcessId
+from remora.base.ids import ProcessId, make_task_id
 from remora.base.resources import CPU, UNITS_PER_ONE
 from remora.core.counting.vocabulary import CountingError
 from remora.messages.actors import ActorExiting, ConstructActor, EndActor
@@ -291,9 +291,13 @@ class Worker:
             return False
         return True
 
-    def _running_calls(self) -> tuple[list[str], int]:
+    def _running_calls(self) -> tuple[list[tuple[str, bytes]], int]:
         running, waiting = self.executor.calls()
-        return [submitter.name_of(task.function) for submitter, task in running], waiting
+        names: list[tuple[str, bytes]] = [
+            (submitter.name_of(task.function), make_task_id(submitter.process, task.call))
+            for submitter, task in running
+        ]
+        return names, waiting
 
     def _received_ids(self) -> set[bytes]:
         calls = [*self.executor.calls()[0], *self.executor.waiting_calls()]
