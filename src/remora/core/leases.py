@@ -239,7 +239,8 @@ class LeaseTable:
             self._end_lease(lease)
             if not lease.orphaned and not lease.claim.demand.dedicated:
                 holder = lease.claim.requester.process
-                self.outbox.append(Send(holder, LeaseBroken(lease.number, process, cause, running)))
+                if holder != process:  # it may have been its own, for what it submitted before it was idle
+                    self.outbox.append(Send(holder, LeaseBroken(lease.number, process, cause, running)))
         self.requester_gone(process, now_s)
 
     def requester_gone(self, process: bytes, now_s: float) -> None:
