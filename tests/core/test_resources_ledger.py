@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from remora.base.bundle_names import in_group, name_in_group
 from remora.base.resources import Resources
 from remora.core.resources_ledger import Allocation, ResourcesLedger
 
@@ -91,6 +92,52 @@ def test_a_node_may_get_more_but_never_less() -> None:
     assert take(ledger, Resources.of(num_gpus=1)).gpu_ids == (0,)
     with pytest.raises(ValueError, match="never negative"):
         ledger.grow(Resources.of(num_cpus=1))
+    ledger.validate()
+
+
+GROUP = bytes(range(16))
+
+
+def test_a_bundle_is_of_the_node_what_it_took_under_names_of_its_own() -> None:
+    ledger = ResourcesLedger(Resources.of(num_cpus=4))
+    bundle = ledger.reserve_bundle(GROUP, 0, Resources.of(num_cpus=3))
+    assert bundle is not None
+    assert ledger.allocate(in_group(Resources.of(num_cpus=1), GROUP)) is None, "it is not committed"
+    ledger.commit_bundle(bundle)
+    first = take(ledger, in_group(Resources.of(num_cpus=2), GROUP, 0))
+    assert ledger.allocate(in_group(Resources.of(num_cpus=2), GROUP)) is None, "one bundle cannot be used twice"
+    ledger.lend_cpus(first)
+    second = take(ledger, in_group(Resources.of(num_cpus=3), GROUP))
+    ledger.retake_cpus(first)
+    assert ledger.free()[name_in_group("CPU", GROUP)] == -20_000
+    ledger.grow(ledger.total)
+    ledger.validate()
+    ledger.dissolve_bundle(bundle)
+    ledger.validate()
+    assert ledger.total == Resources.of(num_cpus=4)
+    for allocation in (first, second, bundle.allocation):
+        ledger.release(allocation)
+        ledger.validate()
+    assert ledger.available() == {"CPU": 4.0}
+    with pytest.raises(ValueError, match="released before"):
+        ledger.commit_bundle(bundle)
+
+
+def test_gpus_of_bundles_are_theirs_whoever_asks_for_any_bundle() -> None:
+    ledger = ResourcesLedger(Resources.of(num_gpus=3))
+    bundles = [ledger.reserve_bundle(GROUP, index, Resources.of(num_gpus=1)) for index in (0, 1)]
+    for bundle in bundles:
+        assert bundle is not None
+        ledger.commit_bundle(bundle)
+    one = Resources.of(num_gpus=1)
+    anywhere = take(ledger, in_group(one, GROUP))
+    assert anywhere.gpu_ids == (0,)
+    assert not ledger.fits(in_group(one, GROUP, 0)), "its GPU is in use by a task of any bundle"
+    assert set(ledger.lacking(in_group(one, GROUP, 0))) == {name_in_group("GPU", GROUP, 0)}
+    assert take(ledger, in_group(one, GROUP, 1)).gpu_ids == (1,)
+    assert take(ledger, one).gpu_ids == (2,)
+    ledger.release(anywhere)
+    assert take(ledger, in_group(Resources.of(num_gpus=0.5), GROUP, 0)).gpu_ids == (0,)
     ledger.validate()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from remora.base.bundle_names import group_of
 from remora.base.ids import NODE_ID_SIZE_BYTES, short
 from remora.base.resources import Resources
 from remora.base.scheduling import decode_strategy
@@ -57,6 +58,7 @@ class Placing:
     __slots__ = (
         "actor",
         "attempt",
+        "group",
         "job",
         "need",
         "node",
@@ -73,6 +75,8 @@ class Placing:
         self.spec = spec
         self.need = Resources(spec.resources)
         self.placement = Resources(spec.placement)
+        self.group = group_of(spec.resources)
+        """The placement group that it is to live in, if it is to be one."""
         self.strategy = decode_strategy(spec.strategy)
         self.attempt = 0
         self.node = b""
@@ -94,6 +98,8 @@ class ActorPlacer:
 
     def __init__(self, journal: Journal, view: ClusterView) -> None:
         self.outbox: list[Effect | Hopeless] = []
+        self.why_group_is_gone: Callable[[bytes], str] = lambda group: ""
+        """Why there is no such placement group; empty for one that there is."""
         self._journal = journal
         self._view = view
         self._placing: dict[bytes, Placing] = {}
@@ -184,6 +190,10 @@ class ActorPlacer:
             environment = environment_of(placing.job)
             if environment is None:
                 placing.reason = "its job has not been told to the head yet"
+                continue
+            if placing.group and (reason := self.why_group_is_gone(placing.group)):
+                self._forget(placing)
+                self.outbox.append(Hopeless(placing.actor, reason))
                 continue
             self._drop_old_refusals(placing, now_s)
             shape = placing.shape

@@ -69,6 +69,7 @@ class Head:
         self.placer = ActorPlacer(self._journal, self.view)
         self.key_value = KeyValueTable(self._journal)
         self.groups = HeadGroups(self._journal, self.say_to)
+        self.placer.why_group_is_gone = self.groups.why_gone
         self._readers: dict[bytes, UnitReader] = {}
         """One for each node that has a stream."""
         self._now_s = 0.0
@@ -235,6 +236,7 @@ class Head:
             self.groups.on_message(process, job, message, self._now_s)
             if isinstance(message, CreatePlacementGroup) and self.jobs.has_ended(job):
                 self.groups.job_ended(job)
+            self.placer.try_again()
         else:
             self.say_to(process, self._answer(message))
 
@@ -374,6 +376,7 @@ class Head:
         if self.jobs.ended(job, cause, self._unix_s):
             self.registry.job_ended(job)
             self.groups.job_ended(job)
+            self.placer.try_again()
             self.jobs.forget_oldest(actor.job for actor in self.registry.actors())
             for node in self.links.nodes():
                 if node != node_of(job):  # which knows it

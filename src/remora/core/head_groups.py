@@ -80,6 +80,12 @@ class HeadGroups:
         self.manager.job_ended(job)
         self._carry_out()
 
+    def why_gone(self, group: bytes) -> str:
+        """Why actors cannot live in the group any more; empty when they can."""
+        if group in self._rows:
+            return ""
+        return f"its placement group {group.hex()} is gone: {self.manager.why_removed(group)}"
+
     def tick(self, now_s: float) -> None:
         """Groups whose pause is over are tried again."""
         due_s = self.manager.next_due_s()

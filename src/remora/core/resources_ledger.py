@@ -138,22 +138,18 @@ class ResourcesLedger:
                     self._free[name] = self._free.get(name, 0) - amount
 
     def grow(self, total: Resources) -> None:
-        """The node has *total* now, without what bundles add.
+        """The node has *total* now; what bundles add does not count.
 
         Raises:
             ValueError: it has less of something than before.
         """
-        more = (total - Resources(self.total_without_bundles())).units
+        more = (Resources(_without_bundles(total)) - Resources(_without_bundles(self.total))).units
         for name, amount in more.items():
             self._free[name] = self._free.get(name, 0) + amount
         gpus = self._gpus[GPU]
         for index in range(len(gpus), total.units.get(GPU, 0) // UNITS_PER_ONE):
             gpus[index] = UNITS_PER_ONE
         self.total = self.total + Resources(more)
-
-    def total_without_bundles(self) -> dict[str, int]:
-        """What the node itself has, in units."""
-        return {name: amount for name, amount in self.total.units.items() if base_name(name) == name}
 
     # ------------------------------------------------------------------ bundles of placement groups
 
@@ -300,6 +296,10 @@ class ResourcesLedger:
             for name, total in self.total.units.items()
         )
         return f"<ResourcesLedger {used or 'of nothing'}>"
+
+
+def _without_bundles(total: Resources) -> dict[str, int]:
+    return {name: amount for name, amount in total.units.items() if base_name(name) == name}
 
 
 def _gpu_name(need: Resources) -> str:

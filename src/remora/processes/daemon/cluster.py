@@ -133,6 +133,7 @@ class ClusterService:
         daemon.workers.router.address = self.address
         daemon.workers.on_to_node = self._on_to_node
         objects.join_cluster(remote)
+        daemon.groups.use_head(self.head.process_message)
         now_s = monotonic()
         for departure in self._departures:
             self._on_death(departure, now_s)
@@ -317,7 +318,12 @@ class ClusterService:
 
     def on_process_message(self, process: ProcessId, message: Any) -> None:
         """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
-        self.actors.deliver(process, message, self.address_of)
+        if type(message) in HEAD_ANSWERS:
+            self.daemon.inspection.on_head_message(message, monotonic())
+        elif process == make_process_id(self.number, 0):
+            self.daemon.groups.on_manager_message(message, monotonic())
+        else:
+            self.actors.deliver(process, message, self.address_of)
 
     def on_place_actor(self, message: h.PlaceActor) -> None:
         """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
@@ -376,7 +382,8 @@ class ClusterService:
         self.links.node_dead(node)
         self.transfers.node_dead(node)
         self._jobs_told.pop(node, None)
-        daemon.objects.node_dead(node, NodeId(departure.heir), now_s)
+        # Without an heir nobody was left who could ask for its objects, and so this node may answer.
+        daemon.objects.node_dead(node, NodeId(departure.heir or self.node), now_s)
         daemon.workers.router.node_died(node, departure.cause, now_s)
         for job in daemon.workers.jobs_of(node):
             daemon.workers.end_job(job, now_s)

@@ -338,11 +338,13 @@ class NodeDaemon:
             self.end("the driver of this session has ended")
             return
         self.actors.end_job(connected.process)
+        self.groups.on_process_gone(connected.process)
         self.groups.job_ended(connected.process, now_s)
         self.workers.end_job(connected.process, now_s)
 
     def _on_worker_ended(self, connected: ConnectedProcess, cause: str) -> None:
         self.processes.remove(connected)
+        self.groups.on_process_gone(connected.process)
         self.objects.process_ended(connected, monotonic())
         self.actors.on_worker_ended(connected, cause)
 

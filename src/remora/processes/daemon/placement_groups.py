@@ -118,11 +118,6 @@ class PlacementGroupService:
         else:
             self._bundles.on_message(message, now_s)
 
-    def watch_again(self) -> None:
-        """The head was started anew, and has forgotten who watches."""
-        for group in self._states:
-            self._relay(self._daemon, self._daemon, m.WatchPlacementGroup(group))
-
     def _on_state(self, message: m.PlacementGroupState) -> None:
         if message.group not in self._states:
             return
