@@ -26,11 +26,13 @@ FOR_EVER_S = 1e9
 """A timeout from here on, 30 years, is none: system calls refuse such numbers."""
 
 
-def put(value: T, *, _owner: ActorHandle[Any] | None = None) -> ObjectRef[T]:
+def put(value: T, *, copies: int = 1, _owner: ActorHandle[Any] | None = None) -> ObjectRef[T]:
     """Put a value into the object store.
 
     Parameters:
         value: anything that can be pickled. Arrays are copied once, into shared memory, and never again.
+        copies: on how many nodes of a cluster the value is kept, so that it outlives the death of all but one of
+            them. When one dies another node takes its place; with fewer nodes there are fewer copies.
         _owner: accepted for Ray's sake; an object lives as long as anyone holds it, whoever made it.
 
     Returns:
@@ -54,7 +56,12 @@ def put(value: T, *, _owner: ActorHandle[Any] | None = None) -> ObjectRef[T]:
     session = runtime.current
     if session is None:
         session = connect_or_init()
-    ref = session.put(value) if _owner is None else session.put(value, _actor_of(_owner, "_owner"))
+    if copies == 1 and _owner is None:
+        ref = session.put(value)
+    else:
+        if type(copies) is not int or copies < 1:
+            raise ValueError(f"put(copies={copies!r}): it must be a whole number from 1 on")
+        ref = session.put(value, _actor_of(_owner, "_owner") if _owner is not None else None, copies)
     ref.site = call_site(_get_frame(1))
     if pending:
         raise_deferred()

@@ -119,8 +119,8 @@ class Runtime(Protocol):
 
     # ------------------------------------------------------------------ objects
 
-    def put(self, value: object, owner: Actor | None = None) -> ObjectRef[Any]:
-        """A new object. *value* is never a ref. *owner* is accepted for Ray's sake and changes nothing."""
+    def put(self, value: object, owner: Actor | None = None, copies: int = 1) -> ObjectRef[Any]:
+        """A new object, kept on *copies* nodes. *value* is never a ref. *owner* is accepted for Ray's sake."""
         ...
 
     def get_one(self, ref: ObjectRef[Any], timeout_s: float | None, copy: bool = False) -> Any:

@@ -62,7 +62,7 @@ class LocalRuntime(LocalSession):
 
     # ------------------------------------------------------------------ objects
 
-    def put(self, value: object, owner: Actor | None = None) -> ObjectRef[Any]:
+    def put(self, value: object, owner: Actor | None = None, copies: int = 1) -> ObjectRef[Any]:
         ref = self._new_refs(1)[0]
         ref.data = value
         ref.state = IMMEDIATE

@@ -34,7 +34,7 @@ from remora.messages import leases as lease_messages
 from remora.messages.arena import Writer
 from remora.messages.counting import Ack, Ping, PublishAck
 from remora.messages.inspection import DescribeYourself
-from remora.messages.objects import CopiesReleased, ObjectValue, ReleaseCopies
+from remora.messages.objects import CopiesReleased, HomeDied, ObjectValue, OfferValues, ReleaseCopies
 from remora.messages.session import SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck
 from remora.processes.client.actors import ActorClient
@@ -241,6 +241,9 @@ class Client:
                     self.arena.drain()
                     released = self.values.release_copies(message.ids)
                 self.send_to_daemon(CopiesReleased(released))
+            elif kind is HomeDied:
+                with self.lock:
+                    self.send_to_daemon(OfferValues(message.nodes, self.refs.known_values(message.nodes)))
             elif kind is DescribeYourself:
                 self.send_to_daemon(describe_process(self, message))
                 self.flush_daemon()

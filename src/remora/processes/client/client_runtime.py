@@ -38,9 +38,10 @@ class ClientRuntime:
         """See :class:`~remora.base.runtime.Runtime`."""
         return not self._client.ended
 
-    def put(self, value: object, owner: Actor | None = None) -> ObjectRef[Any]:
+    def put(self, value: object, owner: Actor | None = None, copies: int = 1) -> ObjectRef[Any]:
         """See :class:`~remora.base.runtime.Runtime`."""
-        return self._client.values.put(value)
+        values = self._client.values
+        return values.put(value) if copies == 1 else values.put_copies(value, copies)
 
     def create(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
         """See :class:`~remora.base.runtime.Runtime`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from remora.base.ids import ObjectId, ProcessId
-from remora.base.object_ref import BORROWED, IMMEDIATE, INLINE, PENDING, STORED, ObjectRef
+from remora.base.object_ref import BORROWED, FAILED, IMMEDIATE, INLINE, PENDING, STORED, ObjectRef
 from remora.core.counting.process import ProcessRefs
 from remora.core.counting.vocabulary import DAEMON, Send
 from remora.messages.objects import Location, Value
@@ -66,6 +66,14 @@ class Refs:
         """The live ref with this id, if it was ever published."""
         watch = self._watches.get(object_id)
         return watch() if watch is not None else None
+
+    def known_values(self, nodes: Collection[bytes]) -> list[tuple[bytes, Value]]:
+        """The ids of these homes whose values this process has itself, outside of the store."""
+        return [
+            (ref.id, value_of(ref))
+            for ref in self.live()
+            if ref.id[:4] in nodes and ref.state in (INLINE, FAILED, IMMEDIATE)
+        ]
 
     def instances(self, ids: Iterable[bytes]) -> tuple[list[ObjectRef[Any]], list[ObjectId]]:
         """The refs of *ids*, made where there was none, and the ids of those that were made."""

@@ -23,7 +23,7 @@ from remora.base.object_ref import (
     STORED,
     ObjectRef,
 )
-from remora.messages.objects import GetObjects, Location, ObjectValue, Value
+from remora.messages.objects import GetObjects, Location, ObjectValue, Value, WantCopies
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
 from remora.processes.client.pending import PendingCall
 from remora.serialization import Serialized, deserialize, deserialize_error, serialize, serialize_system_error
@@ -110,6 +110,19 @@ class Values:
         with self._client.lock:
             self._client.arena.publish_soon(ref)
         self._client.leadership.nudge_soon()
+        return ref
+
+    def put_copies(self, value: Any, copies: int) -> ObjectRef[Any]:
+        """A new object that lies in the stores of several nodes, however small it is."""
+        object_id = ObjectId(self._prefix + _pack_pair(next(self._next_call), 0))
+        serialized = serialize(value)
+        location = self._client.arena.store(serialized)
+        ref: ObjectRef[Any] = ObjectRef(object_id, STORED, location, tuple(serialized.refs))
+        with self._client.lock:
+            self._client.refs.publish(ref)
+            if self._client.is_in_cluster:
+                self._client.send_to_daemon(WantCopies([object_id], copies))
+        self._client.flush_daemon()
         return ref
 
     def _keep_inline(self, ref: ObjectRef[Any], size_bytes: int) -> bool:

@@ -99,7 +99,7 @@ class ObjectService:
 
     def node_dead(self, node: NodeId, heir: NodeId, now_s: float) -> None:
         """The node is a member no more; *heir* answers for its objects."""
-        self.directory.node_dead(node, now_s)
+        self.directory.node_dead(node, heir, now_s)
         self.carry_out(now_s)
 
     # ------------------------------------------------------------------ life of processes
