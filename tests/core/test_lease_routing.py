@@ -12,6 +12,7 @@ from remora.base.ids import node_of
 from remora.base.resources import Resources
 from remora.base.scheduling import IN, LabelCondition, Strategy
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable
+from remora.core.leases import PATIENCE_S
 from remora.core.routed_requests import RETRY_S
 from remora.messages.leases import (
     RUNNING_UNKNOWN,
@@ -187,6 +188,58 @@ def test_who_takes_turns_at_a_busy_node_is_called_back_when_another_has_room() -
     cluster.run()
     assert cluster.wanted[DRIVER, number] == 0
     assert any(isinstance(effect.message, CancelRequest) for effect in cluster.sent)
+
+
+def test_who_takes_turns_is_called_back_once() -> None:
+    cluster = LeaseCluster(NOTHING, ONE, ONE)
+    cluster.request(driver(2))
+    cluster.request(driver(3))
+    cluster.run()
+    cluster.tell_all()
+    cluster.request(DRIVER)
+    cluster.tick(0.2)
+    ((asked, _),) = requests_sent(cluster)
+    free = driver(3) if asked == 2 else driver(2)
+    cluster.give_back(next(lease for lease, (holder, _) in cluster.held.items() if holder == free))
+    cluster.tell_all()
+    cluster.tell_all()
+    assert len([effect for effect in cluster.sent if isinstance(effect.message, CancelRequest)]) == 1
+
+
+def test_turns_at_a_busy_node_end_after_a_while_and_another_one_is_tried() -> None:
+    cluster = LeaseCluster(NOTHING, ONE, ONE)
+    cluster.request(driver(2))
+    cluster.request(driver(3))
+    cluster.run()
+    cluster.tell_all()
+    cluster.request(DRIVER)
+    cluster.tick(0.2)
+    cluster.run()
+    cluster.tick(PATIENCE_S - 0.1)
+    cluster.run()
+    assert len(requests_sent(cluster)) == 1
+    cluster.tick(0.2)
+    cluster.run()
+    cluster.tick(0.1)
+    cluster.run()
+    assert sorted(requests_sent(cluster)) == [(2, 1), (3, 1)]
+
+
+def test_a_node_where_a_request_takes_its_turn_is_not_asked_again_by_a_stale_report() -> None:
+    cluster = LeaseCluster(NOTHING, TWO)
+    cluster.tell(node_id(2))
+    cluster.request(driver(2), TWO)
+    cluster.run()
+    stale = cluster.news[node_id(1)].popleft()
+    cluster.tell_all()
+    cluster.request(DRIVER, count=2)
+    cluster.request(DRIVER)
+    cluster.tick(0.2)
+    cluster.run()
+    cluster.news[node_id(1)].append(stale)
+    cluster.hear(node_id(1))
+    cluster.run()
+    assert sorted(requests_sent(cluster)) == [(2, 1), (2, 2)]
 
 
 def test_a_request_that_waits_here_for_actors_to_end_takes_its_turn_elsewhere() -> None:
@@ -370,6 +423,19 @@ def test_a_node_that_starts_no_workers_is_left_out_and_the_last_one_says_why() -
     assert sorted(requests_sent(cluster)) == [(2, 1), (3, 1)]
     ((_, failed),) = cluster.failed
     assert failed.reason == "no worker could be started: exit code 1"
+
+
+def test_a_request_whose_own_node_starts_no_workers_goes_elsewhere_or_fails() -> None:
+    for totals in ([ONE], [ONE, ONE]):
+        cluster = LeaseCluster(*totals)
+        cluster.request(DRIVER)
+        while cluster.nodes[node_id(1)].starting:
+            cluster.worker_fails(node_id(1))
+        cluster.run()
+        assert [failed.reason for _, failed in cluster.failed] == (
+            ["no worker could be started: exit code 1"] if len(totals) == 1 else []
+        )
+        assert cluster.nodes_of_grants() == ([] if len(totals) == 1 else [2])
 
 
 def test_an_actor_whose_strategy_this_node_does_not_meet_waits_or_cannot_be_placed() -> None:
@@ -572,7 +638,7 @@ class Routing(RuleBasedStateMachine):
             cluster.worker_ended(cluster.ended.popleft())
         for node in cluster.nodes.values():
             assert node.is_idle, f"{node.router!r} has something in use"
-            assert not node.router.demand()
+            assert not list(node.router._placer.requests())
             assert not list(node.router.remote_leases())
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from remora.base.resources import Resources
-from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Send
+from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, RejectRequest, Send
 from remora.core.lease_fairness import QUANTUM_S
-from remora.core.leases import LeaseTable
+from remora.core.leases import PATIENCE_S, LeaseTable
 from remora.core.worker_pool import StartWorker, StopWorker
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
 
@@ -322,6 +322,84 @@ def test_the_limit_of_workers_is_said() -> None:
     (effect,) = rig.tick(2)
     assert type(effect.message) is LeaseDelayed
     assert "2 workers, which is its limit, and 2 of them are blocked" in effect.message.reason
+
+
+def test_a_request_of_another_node_is_granted_what_fits_and_the_rest_rejected() -> None:
+    rig = Rig(cpus=2)
+    rig.table.request(DRIVER, JOB, 1, ONE, count=3, is_forwarded=True, now_s=rig.now_s)
+    rig.run()
+    assert rig.holders() == [DRIVER, DRIVER]
+    assert rig.other == [RejectRequest(DRIVER, 1, 1)]
+    rig.tick(1.0)
+    assert not rig.take()
+
+
+def test_a_patient_request_of_another_node_takes_its_turn_for_a_while() -> None:
+    rig = Rig(cpus=1)
+    rig.request(SECOND)
+    ((_, grant),) = rig.take()
+    rig.table.request(DRIVER, JOB, 7, ONE, count=2, is_forwarded=True, is_patient=True, now_s=rig.now_s)
+    rig.run()
+    assert not rig.other
+    assert Send(SECOND, ReclaimLease(grant.lease)) in rig.tick(2 * QUANTUM_S)
+    rig.give_back(SECOND, grant)
+    assert rig.holders() == [DRIVER]
+    assert RejectRequest(DRIVER, 7, 1) in rig.tick(PATIENCE_S)
+    assert not rig.table.waiting()
+
+
+def test_a_request_of_another_node_that_this_one_can_never_grant_is_rejected_at_once() -> None:
+    rig = Rig(cpus=1)
+    need = Resources.of(num_gpus=1)
+    rig.table.request(DRIVER, JOB, 7, need, is_forwarded=True, is_patient=True, now_s=rig.now_s)
+    rig.run()
+    assert rig.other == [RejectRequest(DRIVER, 7, 1)]
+
+
+def test_a_full_node_rejects_what_needs_another_worker() -> None:
+    rig = Rig(cpus=1, max_workers=1)
+    rig.request()
+    ((_, grant),) = rig.take()
+    rig.table.blocked(grant.worker, rig.now_s)
+    rig.table.request(SECOND, JOB, 7, ONE, is_forwarded=True, is_patient=True, now_s=rig.now_s)
+    rig.run()
+    assert rig.other == [RejectRequest(SECOND, 7, 1)]
+
+
+def test_leases_are_numbered_by_node() -> None:
+    rig = Rig(cpus=1, node=b"\0\0\0\5")
+    rig.request()
+    ((_, grant),) = rig.take()
+    assert grant.lease == 5 << 32 | 1
+    with pytest.raises(ValueError, match="never granted"):
+        rig.table.returned(DRIVER, [1], rig.now_s)
+    rig.give_back(DRIVER, grant)
+
+
+def test_units_that_wait_may_be_taken_back_and_added() -> None:
+    rig = Rig(cpus=1)
+    number = rig.request(count=4)
+    rig.take()
+    assert rig.table.queued(DRIVER, number) == 3
+    assert rig.table.take_back(DRIVER, number, 2, rig.now_s) == 2
+    rig.table.want_more(DRIVER, number, 1, rig.now_s)
+    assert rig.table.queued(DRIVER, number) == 2
+    assert rig.table.take_back(DRIVER, number, 9, rig.now_s) == 2
+    assert rig.table.take_back(DRIVER, number, 1, rig.now_s) == 0
+    with pytest.raises(ValueError, match="no request number"):
+        rig.table.want_more(DRIVER, number, 1, rig.now_s)
+
+
+def test_a_worker_that_submitted_elsewhere_is_not_stopped_for_idling() -> None:
+    rig = Rig(cpus=1)
+    rig.request(need=Resources(), count=2)
+    (_, first), (_, second) = rig.take()
+    rig.table.is_submitter = lambda process: process == first.worker
+    rig.give_back(DRIVER, first)
+    rig.now_s += 1
+    rig.give_back(DRIVER, second)
+    rig.tick(3.0)
+    assert rig.stopped == [int(second.worker[4:])]
 
 
 def test_an_actor_gets_a_worker_of_its_own_even_while_all_cpus_are_in_use() -> None:
