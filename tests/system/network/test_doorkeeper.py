@@ -189,7 +189,7 @@ def test_ten_thousand_half_open_connections_lock_nobody_out(
     assert works(node, other)
     serve(node.reactor, other.reactor, until=lambda: accepted.received)
     serve(node.reactor, until=lambda: node.log.counts.total() + len(node.doorkeeper.half_open) == FLOOD)
-    assert len(node.doorkeeper.half_open) <= 128
+    assert len(node.doorkeeper.half_open) <= node.doorkeeper.half_open.address_limit
     assert len(node.lines) <= 2
     assert works(node, other)
     assert not end.ends
@@ -200,6 +200,7 @@ def test_as_many_half_open_handshakes_lock_nobody_out_either(
     credentials: ClusterCredentials, make_node: Callable[..., Node], clients: list[socket.socket]
 ) -> None:
     node, other = make_node(credentials), make_node(credentials)
+    node.acceptor.half_open.address_limit = 100
     preface = node.preface().encode()
     for _ in range(300):
         client = node.connect_raw()
@@ -207,7 +208,7 @@ def test_as_many_half_open_handshakes_lock_nobody_out_either(
         clients.append(client)
         node.reactor.poll(0.01)
     serve(node.reactor, until=lambda: node.log.counts.total() + len(node.acceptor.half_open) == 300)
-    assert len(node.acceptor.half_open) <= 128
+    assert len(node.acceptor.half_open) <= 100
     assert len(node.lines) == 1
     assert works(node, other)
 
@@ -217,6 +218,7 @@ def test_a_flood_from_one_address_leaves_the_connections_of_others_alone(
 ) -> None:
     node = make_node(credentials)
     half_open = node.doorkeeper.half_open
+    half_open.address_limit = 100
     with socket.create_connection(("127.0.0.1", node.doorkeeper.port), source_address=("127.0.0.2", 0)) as slow:
         serve(node.reactor, until=lambda: len(half_open) == 1)
         clients += [node.connect_raw() for _ in range(200)]
@@ -301,7 +303,8 @@ def test_a_reset_of_a_half_open_connection_is_no_trouble(node: Node, nodes: tupl
 
 def test_the_table_of_half_open_connections_ends_the_oldest_of_all_when_it_is_full(node: Node) -> None:
     ended: list[int] = []
-    table = HalfOpenConnections(node.reactor, total_limit=3, address_limit=2)
+    table = HalfOpenConnections(node.reactor, total_limit=3)
+    table.address_limit = 2
     for number, host in enumerate("abcd"):
         table.add(host, lambda too_many, number=number: ended.append(number))
     assert ended == [0]

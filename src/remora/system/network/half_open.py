@@ -7,33 +7,39 @@ connected, so a flood of silent connections displaces itself and does not lock a
 from __future__ import annotations
 
 import itertools
+import resource
 from collections.abc import Callable
 from time import monotonic
 
 from remora.system.reactor import Reactor
 
-TOTAL_LIMIT = 512
-ADDRESS_LIMIT = 128
+FEWEST = 128
+MOST = 2048
 TIMEOUT_S = 5.0
+
+
+def limit_by_descriptors() -> int:
+    """How many half-open connections this process can have without want for what it is there for."""
+    return max(FEWEST, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 class HalfOpenConnections:
     """Counts them by address, and ends those that are too many or too slow.
 
     An entry is a function: called with True when there were too many, False when its time was up. It closes the
-    connection; the entry is forgotten before the call.
+    connection; the entry is forgotten before the call. One address may have half of *total_limit*, which by default is
+    what the limit of descriptors leaves room for.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        total_limit: int = TOTAL_LIMIT,
-        address_limit: int = ADDRESS_LIMIT,
+        total_limit: int | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._reactor = reactor
-        self._total_limit = total_limit
-        self._address_limit = address_limit
+        self.total_limit = limit_by_descriptors() if total_limit is None else total_limit
+        self.address_limit = self.total_limit // 2
         self._timeout_s = timeout_s
         self._numbers = itertools.count()
         # In the order of their arrival, so the first is the oldest.
@@ -50,10 +56,10 @@ class HalfOpenConnections:
     def add(self, host: str, end: Callable[[bool], None]) -> int:
         """A connection from *host*; its number for :meth:`remove`. May end an older one."""
         of_address = self._of_address.setdefault(host, {})
-        if len(of_address) >= self._address_limit:
+        if len(of_address) >= self.address_limit:
             self._end(next(iter(of_address)), True)
             of_address = self._of_address.setdefault(host, {})
-        elif len(self._entries) >= self._total_limit:
+        elif len(self._entries) >= self.total_limit:
             self.end_oldest()
             of_address = self._of_address.setdefault(host, {})
         number = next(self._numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable
@@ -107,6 +108,10 @@ class Opener:
     def stream_ended(self, stream: Stream) -> None:
         """Stop trying."""
         self._ended = True
+        link = self._link
+        if link is not None:  # the other side may have taken the hello already
+            link.write(encode_frame([StreamEnd()]))
+            link.close()
         self._drop_attempt()
 
     def abandon_in_child(self) -> None:
@@ -201,7 +206,7 @@ class Opener:
         if not _may_try_again(error, broken_s) and self._attempts >= len(self._found):
             self.stream.end(error)
             return
-        delay_s = min(FIRST_RETRY_S * 2 ** min(self._attempts, 10), LONGEST_RETRY_S)
+        delay_s = min(FIRST_RETRY_S * 2 ** min(self._attempts, 10), LONGEST_RETRY_S) * random.uniform(0.5, 1)
         self._timer = self._reactor.call_after(delay_s, self._attempt)
 
     def _drop_attempt(self) -> None:

@@ -19,7 +19,7 @@ from remora.system.network.transports import set_reset_on_close
 
 WRITE_LIMIT_BYTES = 256 * 1024
 """Encrypted at once: bounds how long a reader waits for the lock."""
-READ_SIZE_BYTES = 128 * 1024
+READ_SIZE_BYTES = 64 * 1024
 
 
 @functools.cache
@@ -68,7 +68,6 @@ class TlsTransport:
 
     __slots__ = (
         "_accepted_bytes",
-        "_buffer",
         "_decrypts_more",
         "_from_peer",
         "_lock",
@@ -89,7 +88,6 @@ class TlsTransport:
         self._to_peer = ssl.MemoryBIO()
         context = server_context(credentials) if is_server else client_context()
         self._ssl = context.wrap_bio(self._from_peer, self._to_peer, is_server)
-        self._buffer = memoryview(bytearray(READ_SIZE_BYTES))
         self._unsent = memoryview(b"")
         self._accepted_bytes = 0
         self._decrypts_more = False
@@ -192,9 +190,9 @@ class TlsTransport:
         return received
 
     def _read_in(self) -> int:
-        received = self._socket.recv_into(self._buffer)
-        self._from_peer.write(self._buffer[:received])
-        return received
+        data = self._socket.recv(READ_SIZE_BYTES)
+        self._from_peer.write(data)
+        return len(data)
 
     def _write_out(self) -> None:
         """Write what is encrypted; raises BlockingIOError when the kernel does not take all of it."""
