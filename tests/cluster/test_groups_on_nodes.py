@@ -1,0 +1,155 @@
+"""Placement groups over several nodes of one machine: real daemons and a real head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import remora
+from remora.exceptions import ActorDiedError, TaskPlacementGroupRemoved
+from remora.testing.cluster import Cluster
+from remora.util import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from remora.util.placement_group import PlacementGroup
+from remora.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+TIMEOUT_S = 20
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[Cluster]:
+    with Cluster(head_node_args={"num_cpus": 2}) as cluster:
+        for region in ("eu", "us"):
+            cluster.add_node(num_cpus=2, labels={"region": region})
+        cluster.wait_for_nodes()
+        yield cluster
+
+
+@pytest.fixture
+def session(three_nodes: Cluster) -> Iterator[Cluster]:
+    remora.init(address=three_nodes.address, namespace="groups")
+    try:
+        yield three_nodes
+    finally:
+        remora.shutdown()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come true"
+        time.sleep(0.01)
+
+
+def within(group: PlacementGroup, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, index, capture)}
+
+
+@remora.remote
+def where() -> tuple[str, PlacementGroup | None]:
+    return remora.get_runtime_context().get_node_id(), get_current_placement_group()
+
+
+@remora.remote
+def where_child_is() -> tuple[str, PlacementGroup | None]:
+    found: tuple[str, PlacementGroup | None] = remora.get(where.remote())
+    return found
+
+
+@remora.remote(num_cpus=1)
+class Keeper:
+    def where(self) -> str:
+        return str(remora.get_runtime_context().get_node_id())
+
+
+def nodes_of(group: PlacementGroup) -> list[str]:
+    return list(placement_group_table(group)["bundles_to_node_id"].values())
+
+
+def test_bundles_are_spread_and_tasks_run_where_theirs_is(session: Cluster) -> None:
+    group = placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD", name="wide")
+    assert remora.get(group.ready(), timeout=TIMEOUT_S) == group == get_placement_group("wide")
+    nodes = nodes_of(group)
+    assert len(set(nodes)) == 3
+    found = [remora.get(where.options(**within(group, index)).remote(), timeout=TIMEOUT_S) for index in range(3)]
+    assert found == [(node, group) for node in nodes]
+    captured = where_child_is.options(**within(group, 2, True)).remote()
+    assert remora.get(captured, timeout=TIMEOUT_S)[1] == group
+    second = placement_group([{"CPU": 1}])
+    assert not second.wait(0.1), "everything is reserved"
+    remove_placement_group(group)
+    assert second.wait(TIMEOUT_S)
+    remove_placement_group(second)
+
+
+def test_a_bundle_goes_to_a_node_with_the_labels_that_it_asks_for(session: Cluster) -> None:
+    group = placement_group([{"CPU": 1}] * 2, bundle_label_selector=[{"region": "us"}, {"region": "eu"}])
+    assert group.wait(TIMEOUT_S)
+    labels = {node["NodeID"]: node["Labels"].get("region") for node in remora.nodes()}
+    assert [labels[node] for node in nodes_of(group)] == ["us", "eu"]
+    remove_placement_group(group)
+
+
+def test_actors_of_other_nodes_end_with_their_group(session: Cluster) -> None:
+    group = placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+    assert group.wait(TIMEOUT_S)
+    keepers = [
+        Keeper.options(max_restarts=-1, max_task_retries=-1, **within(group, index)).remote() for index in range(3)
+    ]
+    assert remora.get([keeper.where.remote() for keeper in keepers], timeout=TIMEOUT_S) == nodes_of(group)
+    remove_placement_group(group)
+    for keeper in keepers:
+        with pytest.raises(ActorDiedError, match="placement group .* is gone"):
+            while True:  # it may answer until its worker is killed
+                remora.get(keeper.where.remote(), timeout=TIMEOUT_S)
+    late = Keeper.options(**within(group)).remote()
+    with pytest.raises(ActorDiedError, match="placement group .* is gone"):
+        remora.get(late.where.remote(), timeout=TIMEOUT_S)
+    with pytest.raises(TaskPlacementGroupRemoved):
+        remora.get(where.options(**within(group)).remote(), timeout=TIMEOUT_S)
+    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+
+
+def test_groups_asked_for_at_once_are_all_or_nothing(session: Cluster) -> None:
+    @remora.remote(num_cpus=0)
+    def make_and_use(count: int) -> int:
+        used = 0
+        for _ in range(count):
+            group = placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+            remora.get(group.ready())
+            used += len(remora.get([where.options(**within(group, index)).remote() for index in range(3)]))
+            remove_placement_group(group)
+        return used
+
+    makers = [make_and_use.remote(5) for _ in range(6)]
+    assert remora.get(makers, timeout=60) == [15] * 6
+    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+
+
+def test_bundles_of_a_node_that_dies_go_to_another_one() -> None:
+    with Cluster(head_node_args={"num_cpus": 1}) as cluster:
+        nodes = {name: cluster.add_node(num_cpus=2, labels={"name": name}) for name in ("one", "other")}
+        cluster.wait_for_nodes()
+        remora.init(address=cluster.address)
+        try:
+            group = placement_group([{"CPU": 2}])
+            assert group.wait(TIMEOUT_S)
+            (first,) = nodes_of(group)
+            waiting = where.options(**within(group)).remote()
+            assert remora.get(waiting, timeout=TIMEOUT_S)[0] == first
+            (name,) = [node["Labels"]["name"] for node in remora.nodes() if node["NodeID"] == first]
+            cluster.remove_node(nodes[name], allow_graceful=False)
+            node, _ = remora.get(where.options(max_retries=-1, **within(group)).remote(), timeout=TIMEOUT_S)
+            assert node != first
+            wait_for(lambda: placement_group_table(group)["state"] == "CREATED")
+            assert nodes_of(group) == [node]
+        finally:
+            remora.shutdown()
