@@ -157,3 +157,13 @@ def start_local(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(life, "_start", start_in_local_mode)
     return started
+
+
+def test_the_key_value_store_needs_a_session() -> None:
+    from remora.experimental import internal_kv
+
+    assert not internal_kv._internal_kv_initialized()
+    with pytest.raises(RuntimeError, match=r"before remora\.init\(\)"):
+        internal_kv._internal_kv_get("key")
+    remora.init(local_mode=True)
+    assert internal_kv._internal_kv_initialized()

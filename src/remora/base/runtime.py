@@ -31,6 +31,10 @@ ActorFound = tuple[ObjectRef[Any], bytes]
 """The ref of an actor's creation and the ``description`` that its class was created with: what a handle is made of."""
 
 
+KeyValueResult = tuple[int, bytes, list[bytes]]
+"""Count, value and keys: which of them mean something depends on the operation."""
+
+
 class Function(Protocol):
     """What a runtime sees of a remote function. ``record`` is None until the runtime keeps something there."""
 
@@ -233,6 +237,12 @@ class Runtime(Protocol):
 
     def available_resources(self) -> dict[str, float]:
         """What of it nobody holds now."""
+        ...
+
+    def key_value(
+        self, operation: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool, by_prefix: bool
+    ) -> KeyValueResult:
+        """One operation on the internal key-value store, ``KEY_PUT`` to ``KEY_LIST`` of the messages of the head."""
         ...
 
     def address_info(self) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from typing import TYPE_CHECKING, Any
 
 from remora.base.ids import make_process_id
 from remora.base.options import InitOptions
 from remora.base.resources import Resources
-from remora.base.runtime import ContextInformation, NodeInformation
+from remora.base.runtime import ContextInformation, KeyValueResult, NodeInformation
+from remora.core.key_value import KeyValueTable
+from remora.messages.head import KeyValueRequest
 from remora.processes.local_calls import running
 from remora.system.cpu_count import available_cpus
 
@@ -30,6 +33,8 @@ class LocalSession:
         num_cpus = options.num_cpus if options.num_cpus is not None else _machine_cpus()
         self._resources = Resources.of(num_cpus, options.num_gpus, None, options.resources).to_floats()
         self._labels = options.labels
+        self._key_value = KeyValueTable()
+        self._key_value_lock = threading.Lock()
 
     def context(self) -> ContextInformation:
         call = running.get()
@@ -69,6 +74,13 @@ class LocalSession:
 
     def available_resources(self) -> dict[str, float]:
         return dict(self._resources)
+
+    def key_value(
+        self, operation: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool, by_prefix: bool
+    ) -> KeyValueResult:
+        with self._key_value_lock:
+            answer = self._key_value.answer(KeyValueRequest(0, operation, namespace, key, value, overwrite, by_prefix))
+        return answer.count, answer.value, answer.keys
 
     def address_info(self) -> dict[str, Any]:
         return {

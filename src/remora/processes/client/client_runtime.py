@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base.ids import process_of
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
-from remora.base.runtime import Actor, ActorFound, ContextInformation, NodeInformation
+from remora.base.runtime import Actor, ActorFound, ContextInformation, KeyValueResult, NodeInformation
+from remora.messages.head import KeyValueRequest
 from remora.messages.inspection import GetNodes, NodeReport
 from remora.processes.client.actors import ActorRecord
 from remora.processes.client.client import Client
@@ -107,6 +108,15 @@ class ClientRuntime:
     def _node_reports(self) -> list[NodeReport]:
         client = self._client
         return list(client.request(lambda request: client.send_to_daemon(GetNodes(request))).nodes)
+
+    def key_value(
+        self, operation: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool, by_prefix: bool
+    ) -> KeyValueResult:
+        """See :class:`~remora.base.runtime.Runtime`."""
+        client = self._client
+        asked = (operation, namespace, key, value, overwrite, by_prefix)
+        answer = client.request(lambda request: client.send_to_daemon(KeyValueRequest(request, *asked)))
+        return answer.count, answer.value, answer.keys
 
     def adopt_exported(self, object_id: bytes) -> ObjectRef[Any]:
         """The ref of an id that came in a pickle which is not ours."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
@@ -236,14 +236,19 @@ class HeadLink:
 
     def tell_load(
         self,
-        total: dict[str, int],
-        available: dict[str, int],
+        total: Mapping[str, int],
+        available: Mapping[str, int],
         queue_length: int = 0,
         demand: list[tuple[dict[str, int], int]] | None = None,
     ) -> None:
         """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms."""
-        load = m.NodeLoad(total, available, queue_length, demand or [])
-        if load != self._load:
+        known = self._load
+        if known is None or (known.total, known.available, known.queue_length, known.demand) != (
+            total,
+            available,
+            queue_length,
+            demand or [],
+        ):
             # Copies: the caller goes on changing its own.
             self._load = m.NodeLoad(dict(total), dict(available), queue_length, list(demand or []))
             self._is_load_due = True
