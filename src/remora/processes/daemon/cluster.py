@@ -30,6 +30,7 @@ from remora.messages.leases import (
     ReturnLease,
 )
 from remora.messages.links import FromProcess, LeaseRejected, ProcessGone, StartJob
+from remora.messages.placement_groups import PlacementGroups
 from remora.messages.session import SessionEnded, WorkerOutput
 from remora.processes.daemon.cluster_actors import ClusterActorService
 from remora.processes.daemon.connected import ConnectedProcesses
@@ -318,12 +319,12 @@ class ClusterService:
 
     def on_process_message(self, process: ProcessId, message: Any) -> None:
         """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
-        if type(message) in HEAD_ANSWERS:
-            self.daemon.inspection.on_head_message(message, monotonic())
-        elif process == make_process_id(self.number, 0):
-            self.daemon.groups.on_manager_message(message, monotonic())
-        else:
+        if process != make_process_id(self.number, 0):
             self.actors.deliver(process, message, self.address_of)
+        elif isinstance(message, h.ActorStates | PlacementGroups):
+            self.daemon.inspection.on_head_message(message, monotonic())
+        else:
+            self.daemon.groups.on_manager_message(message, monotonic())
 
     def on_place_actor(self, message: h.PlaceActor) -> None:
         """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
@@ -387,6 +388,7 @@ class ClusterService:
         daemon.workers.router.node_died(node, departure.cause, now_s)
         for job in daemon.workers.jobs_of(node):
             daemon.workers.end_job(job, now_s)
+        daemon.inspection.node_dead(node, now_s)
         daemon.workers.carry_out()
 
 

@@ -267,7 +267,7 @@ class Transfers:
         for stream in self._streams.values():
             stream.close("this node ends")
         for connection in self._connections:
-            connection.close()
+            connection.close(will_be_answered=False)
         threads = [stream.thread for stream in self._streams.values()]
         threads += [connection.thread for connection in self._connections]
         deadline_s = monotonic() + CLOSE_TIMEOUT_S
@@ -311,7 +311,9 @@ class Transfers:
         elif isinstance(effect, OpenStream):
             self._open(effect.source, effect.stream)
         elif isinstance(effect, CloseStream):
-            self._streams[effect.source, effect.stream].close(effect.reason)
+            stream = self._streams.get((effect.source, effect.stream))
+            if stream is not None:  # else it ended by itself between the decision and now
+                stream.close(effect.reason)
         elif isinstance(effect, SourceFailed):
             coming = self._coming[effect.pull]
             if not coming.arrival.has_failed:  # else it was cancelled after this was decided
