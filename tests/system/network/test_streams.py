@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_frames_larger_than_every_buffer_cross_both_ways_at_once(nodes: Nodes) -
     serve(left.reactor, right.reactor, until=lambda: all(len(end.received) == 8 for end in ends))
     for end in ends:
         assert end.received == messages
-        assert end.stream.unsent_bytes == 0
+    serve(left.reactor, right.reactor, until=lambda: not any(end.stream.unsent_bytes for end in ends))
 
 
 def test_messages_of_each_thread_arrive_in_its_order_while_others_come(nodes: Nodes) -> None:
@@ -368,3 +369,25 @@ def test_a_forked_child_closes_its_copies_and_the_stream_goes_on(nodes: Nodes) -
     send(end, [Done(1, b"still here")])
     serve(left.reactor, right.reactor, until=lambda: accepted.received and trying.stream.is_connected)
     assert not end.ends
+
+
+def test_older_versions_of_tls_are_refused(tmp_path: Path, make_node: Callable[..., Node]) -> None:
+    node = make_node(create_credentials(str(tmp_path)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with node.connect_raw() as client:
+        client.sendall(node.preface().encode())
+        serve(node.reactor, until=lambda: len(node.acceptor.half_open) == 1)
+        node.reactor.poll(0.01)
+        assert client.recv(1) == b"\0"
+        client.settimeout(0.01)
+        wrapped = context.wrap_socket(client, do_handshake_on_connect=False)
+        with wrapped:
+            with pytest.raises(TimeoutError):
+                wrapped.do_handshake()
+            serve(node.reactor, until=lambda: node.lines)
+            with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+                wrapped.do_handshake()
+    assert "the handshake failed" in node.lines[0]

@@ -130,9 +130,8 @@ class Stream:
 
     @property
     def unsent_bytes(self) -> int:
-        """What is encoded and not taken by the kernel yet; without a connection, what the other side may not have."""
-        link = self._link
-        return self._kept_bytes if link is None else link.unsent_bytes
+        """What is encoded and not acknowledged yet: a process that ends before it is 0 may take it with it."""
+        return self._kept_bytes
 
     # ------------------------------------------------------------------ sending
 
