@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-import remora
 from remora.api.options import task_options
 from remora.base.bundle_names import in_group, is_cpu, name_in_group, parse_name, without_group
 from remora.base.resources import Resources
@@ -108,11 +109,13 @@ def test_resources_in_a_group_have_names_of_their_own() -> None:
     assert in_group(Resources(), GROUP).units == {"bundle" + any_bundle: 10}
 
 
-def test_the_module_and_the_function_of_its_name_are_both_callable() -> None:
-    import remora.util.placement_group as module
-
-    assert remora.util.placement_group is not None
-    with pytest.raises(TypeError, match="bundles must be a list"):
-        module(None)  # type: ignore[operator]
-    with pytest.raises(TypeError, match="bundles must be a list"):
-        remora.util.placement_group(None)  # type: ignore[arg-type]
+def test_the_function_is_not_hidden_by_the_module_of_its_name() -> None:
+    code = (
+        "import remora; remora.install_as('ray')\n"
+        "from ray.util.placement_group import PlacementGroup, placement_group\n"
+        "import remora.util.placement_group, ray.util.placement_group\n"
+        "import ray.util\n"
+        "assert ray.util.placement_group is remora.util.placement_group is placement_group\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

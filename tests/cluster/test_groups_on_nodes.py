@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 import remora
@@ -22,6 +23,7 @@ from remora.util.placement_group import PlacementGroup
 from remora.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 TIMEOUT_S = 20
+IS_GONE = r"its placement group [0-9a-f]+ is gone: it was removed"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,12 @@ class Keeper:
         return str(remora.get_runtime_context().get_node_id())
 
 
+def call_without_end(keeper: Any) -> None:
+    """It may answer until its worker is killed."""
+    while True:
+        remora.get(keeper.where.remote(), timeout=TIMEOUT_S)
+
+
 def nodes_of(group: PlacementGroup) -> list[str]:
     return list(placement_group_table(group)["bundles_to_node_id"].values())
 
@@ -107,11 +115,10 @@ def test_actors_of_other_nodes_end_with_their_group(session: Cluster) -> None:
     assert remora.get([keeper.where.remote() for keeper in keepers], timeout=TIMEOUT_S) == nodes_of(group)
     remove_placement_group(group)
     for keeper in keepers:
-        with pytest.raises(ActorDiedError, match="placement group .* is gone"):
-            while True:  # it may answer until its worker is killed
-                remora.get(keeper.where.remote(), timeout=TIMEOUT_S)
+        with pytest.raises(ActorDiedError, match=IS_GONE):
+            call_without_end(keeper)
     late = Keeper.options(**within(group)).remote()
-    with pytest.raises(ActorDiedError, match="placement group .* is gone"):
+    with pytest.raises(ActorDiedError, match=IS_GONE):
         remora.get(late.where.remote(), timeout=TIMEOUT_S)
     with pytest.raises(TaskPlacementGroupRemoved):
         remora.get(where.options(**within(group)).remote(), timeout=TIMEOUT_S)
@@ -131,6 +138,25 @@ def test_groups_asked_for_at_once_are_all_or_nothing(session: Cluster) -> None:
 
     makers = [make_and_use.remote(5) for _ in range(6)]
     assert remora.get(makers, timeout=60) == [15] * 6
+    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+
+
+def test_groups_outlive_the_head_that_placed_them(session: Cluster) -> None:
+    def kill_head() -> None:
+        (head,) = [one for one in psutil.Process(session.head_node.pid).children() if one.name() == "remora:head"]
+        head.kill()
+
+    first = placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD", name="first")
+    assert first.wait(TIMEOUT_S)
+    waiting = placement_group([{"CPU": 2}] * 2)
+    ready = waiting.ready()
+    kill_head()
+    assert get_placement_group("first") == first
+    assert remora.get(where.options(**within(first, 1)).remote(), timeout=TIMEOUT_S) == (nodes_of(first)[1], first)
+    kill_head()
+    remove_placement_group(first)
+    assert remora.get(ready, timeout=TIMEOUT_S) == waiting
+    remove_placement_group(waiting)
     wait_for(lambda: remora.available_resources().get("CPU") == 6)
 
 

@@ -92,4 +92,10 @@ class _AliasLoader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
+        alias = str(module.__spec__.name) if module.__spec__ is not None else ""
         module.__spec__ = self._spec  # the import system has just put the other name's there
+        # A function that bears the name of a module beside it would be replaced by that module when it is imported.
+        for name, submodule in list(sys.modules.items()):
+            parent, _, child = name.rpartition(".")
+            if parent == module.__name__ and getattr(module, child, submodule) is not submodule:
+                sys.modules.setdefault(f"{alias}.{child}", submodule)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+# At once, and from the module: Python binds the name of a module in its package when it is imported first, and
+# ``placement_group`` is to be the function.
+from remora.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
     from remora.api.actor_control import list_named_actors
-    from remora.api.placement_groups import (
-        get_current_placement_group,
-        get_placement_group,
-        placement_group,
-        placement_group_table,
-        remove_placement_group,
-    )
     from remora.util import queue
     from remora.util.actor_pool import ActorPool
 
@@ -29,12 +32,7 @@ __all__ = [
 
 _MODULE_OF = {
     "ActorPool": "remora.util.actor_pool",
-    "get_current_placement_group": "remora.api.placement_groups",
-    "get_placement_group": "remora.api.placement_groups",
     "list_named_actors": "remora.api.actor_control",
-    "placement_group": "remora.api.placement_groups",
-    "placement_group_table": "remora.api.placement_groups",
-    "remove_placement_group": "remora.api.placement_groups",
 }
 
 
