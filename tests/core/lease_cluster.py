@@ -124,7 +124,8 @@ class LeaseCluster:
     def worker_died(self, worker: bytes, running: bytes = b"") -> None:
         """A worker is killed, which may have submitted tasks itself."""
         self._forget(worker)
-        self._router(worker).worker_died(worker, "killed", self.now_s, running)
+        self.nodes[node_of(worker)].table.worker_died(worker, "killed", self.now_s, running)
+        self._router(worker).process_gone(worker, self.now_s)
         self.carry_out(node_of(worker))
 
     def _forget(self, process: bytes) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lease_cluster import ONE, LeaseCluster, driver, node_id
 
+from remora.base.bundle_names import in_group
 from remora.base.ids import node_of
 from remora.base.resources import Resources
 from remora.base.scheduling import IN, LabelCondition, Strategy
@@ -436,6 +437,22 @@ def test_a_request_whose_own_node_starts_no_workers_goes_elsewhere_or_fails() ->
             ["no worker could be started: exit code 1"] if len(totals) == 1 else []
         )
         assert cluster.nodes_of_grants() == ([] if len(totals) == 1 else [2])
+
+
+def test_a_request_in_a_placement_group_that_is_gone_fails_wherever_it_waits() -> None:
+    group = b"group-id" * 2
+    cluster = LeaseCluster(NOTHING, ONE)
+    bundles = cluster.nodes[node_id(2)].table.bundles
+    assert bundles.reserve(group, 1, {0: ONE})
+    assert bundles.commit(group, 1)
+    cluster.tell_all()
+    cluster.request(DRIVER, in_group(ONE, group))
+    cluster.deliver(node_id(1), node_id(2))
+    cluster.nodes[node_id(2)].router.group_removed(group, "it was removed", cluster.now_s)
+    cluster.carry_out(node_id(2))
+    cluster.run()
+    ((_, failed),) = cluster.failed
+    assert failed.is_group_removed
 
 
 def test_an_actor_whose_strategy_this_node_does_not_meet_waits_or_cannot_be_placed() -> None:

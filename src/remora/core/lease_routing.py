@@ -29,7 +29,7 @@ from remora.core.cluster_view import ClusterView
 from remora.core.lease import Effect, RejectRequest, Send
 from remora.core.lease_waiting import WaitingRequest
 from remora.core.leases import LeaseTable
-from remora.core.request_placing import PATIENT_AFTER_S, RequestPlacer
+from remora.core.request_placing import RequestPlacer
 from remora.core.routed_requests import ProcessRecord, RemoteLease, RoutedRequest, RouterEffect, ToNode
 from remora.core.waiting_actors import WaitingActors
 from remora.messages.leases import (
@@ -139,7 +139,10 @@ class LeaseRouter:
         self.settle(now_s)
 
     def process_gone(self, process: bytes, now_s: float) -> None:
-        """A process of this node has ended, as a submitter: the table and the nodes that know it hear of that."""
+        """A process of this node has ended, as a submitter: the table and the nodes that know it hear of that.
+
+        Of a worker the table must have heard before, by ``worker_died``.
+        """
         record = self._processes.pop(process, None)
         if record is not None:
             for request in list(record.requests.values()):
@@ -150,11 +153,6 @@ class LeaseRouter:
                 self._to_other_node(node, None, ProcessGone(process))
         self.table.requester_gone(process, now_s)
         self.settle(now_s)
-
-    def worker_died(self, process: bytes, cause: str, now_s: float, running: bytes = b"") -> None:
-        """A worker of this node has ended, as a worker and as a submitter; *running* as in ``LeaseBroken``."""
-        self.table.worker_died(process, cause, now_s, running)
-        self.process_gone(process, now_s)
 
     def job_ended(self, job: bytes, now_s: float) -> None:
         """Drop every request of the job's processes here, and everything of the job at the table."""
@@ -216,7 +214,7 @@ class LeaseRouter:
             self._delayed(request, message)
         elif isinstance(message, RequestFailed):
             if request is not None:
-                self._placer.failed(request, node, message.reason, now_s)
+                self._placer.failed(request, node, message, now_s)
         elif message.lease in record.leases:
             if isinstance(message, LeaseBroken):
                 lease = record.leases.pop(message.lease)
@@ -276,10 +274,8 @@ class LeaseRouter:
         """What the table does from time to time; then ask again, ask patiently, say why requests wait."""
         self.table.tick(now_s)
         self.view_changed(now_s)
-        for request in self._placer.requests():
-            if now_s - request.since_s >= PATIENT_AFTER_S:
-                self._placer.ask_patiently(request, now_s)
-                self._placer.report(request, now_s)
+        self._placer.ask_patiently(now_s)
+        self._placer.report(now_s)
         self.settle(now_s)
 
     @property
@@ -314,7 +310,7 @@ class LeaseRouter:
         elif isinstance(effect.message, RequestFailed):
             request = self._find(effect.process, effect.message.request)
             if request is not None:
-                self._placer.failed(request, self.node, effect.message.reason, now_s)
+                self._placer.failed(request, self.node, effect.message, now_s)
         else:
             if isinstance(effect.message, LeaseGranted):
                 self._granted_here(effect.process, effect.message)

@@ -98,30 +98,42 @@ class RequestPlacer:
                 if not self._improve(request, now_s) and not request.at and not request.failed:
                     break  # nobody has room for this shape
 
-    def ask_patiently(self, request: RoutedRequest, now_s: float) -> None:
+    def ask_patiently(self, now_s: float) -> None:
         """Units that have waited for long take their turns at nodes that can run them."""
-        process, number, need = request.process.process, request.number, request.shape.need
-        queued = self._table.queued(process, number) if request.at_table else 0
-        is_stuck = bool(queued) and self._table.is_stuck(process, number)
-        count = request.waiting + (queued if is_stuck else 0)
-        if not count:
+        if len(self._view.alive()) == 1:
             return
+        for shape in list(self._shapes.values()):
+            is_stuck: bool | None = None
+            for request in list(shape.requests):
+                if now_s - request.since_s < PATIENT_AFTER_S:
+                    break
+                process, number = request.process.process, request.number
+                queued = self._table.queued(process, number) if request.at_table else 0
+                if queued and is_stuck is None:
+                    is_stuck = self._table.is_stuck(process, number)
+                if queued and not is_stuck:
+                    break  # this node will run it, and the others of the shape
+                if (request.waiting or queued) and not self._ask_in_turn(request, queued, now_s):
+                    break
+
+    def _ask_in_turn(self, request: RoutedRequest, queued: int, now_s: float) -> bool:
+        """Spread what waits here and *queued* units at the table; whether others of the shape may do the same."""
+        need = request.shape.need
         excluded = self._excluded(request, now_s, (self._node,))
         answer = self._choose(request, excluded)
-        if not isinstance(answer, Wait):
-            return
-        nodes = [view for view in self._view.alive() if view.node in answer.nodes and view.node not in excluded]
+        able = answer.nodes if isinstance(answer, Wait) else ()
+        nodes = [view for view in self._view.alive() if view.node in able and view.node not in excluded]
         if not nodes:
-            return
+            return bool(request.at or request.failed)
         nodes.sort(key=lambda view: (view.use_with(need), view.queue_length))
-        if is_stuck:
-            request.take_from_table(self._table.take_back(process, number, queued, now_s))
-        each, more = divmod(count, len(nodes))
+        request.take_from_table(self._table.take_back(request.process.process, request.number, queued, now_s))
+        each, more = divmod(request.waiting, len(nodes))
         for index, view in enumerate(nodes):
             share = each + (index < more)
             if share:
                 self._view.ask(view.node, need, share)
                 self._forward(request, view.node, share, is_patient=True)
+        return True
 
     def _improve(self, request: RoutedRequest, now_s: float) -> bool:
         """Whether there may be room for more of the shape."""
@@ -252,16 +264,18 @@ class RequestPlacer:
             request.shape.refused[node] = (view.revision, now_s)
         self.place(request, now_s)
 
-    def failed(self, request: RoutedRequest, node: bytes, reason: str, now_s: float) -> None:
-        """The node can start no worker for the request, and has dropped what it had of it."""
-        if node in request.failed:
-            return
-        request.failed[node] = reason
-        if node == self._node:
-            request.take_from_table(request.at_table)
-        else:
-            request.waiting += self.answered(request, node, request.at.get(node, 0))
-        self.place(request, now_s)
+    def failed(self, request: RoutedRequest, node: bytes, message: RequestFailed, now_s: float) -> None:
+        """The node can start no worker for the request, and has dropped what it had of it; or nobody can."""
+        if message.is_group_removed:
+            self.abandon(request, now_s)
+            self._emit(Send(request.process.process, message))
+        elif node not in request.failed:
+            request.failed[node] = message.reason
+            if node == self._node:
+                request.take_from_table(request.at_table)
+            else:
+                request.waiting += self.answered(request, node, request.at.get(node, 0))
+            self.place(request, now_s)
 
     def node_died(self, node: bytes) -> None:
         """What the node was asked for waits here again."""
@@ -295,14 +309,15 @@ class RequestPlacer:
             if request.shape.strategy.spread:
                 self._last_spread[request.shape.key] = request.shape.last_node
 
-    def report(self, request: RoutedRequest, now_s: float) -> None:
-        """Say why it waits, if no node can run it."""
-        if request.is_reported or not request.waiting or now_s - request.since_s < INFEASIBLE_AFTER_S:
-            return
-        answer = self._choose(request, self._excluded(request, now_s))
-        if isinstance(answer, Never) and not answer.is_final:
-            request.is_reported = True
-            self._emit(Send(request.process.process, LeaseDelayed(request.number, answer.reason)))
+    def report(self, now_s: float) -> None:
+        """Say why requests wait that no node can run."""
+        for request in self.requests():
+            if request.is_reported or not request.waiting or now_s - request.since_s < INFEASIBLE_AFTER_S:
+                continue
+            answer = self._choose(request, self._excluded(request, now_s))
+            if isinstance(answer, Never) and not answer.is_final:
+                request.is_reported = True
+                self._emit(Send(request.process.process, LeaseDelayed(request.number, answer.reason)))
 
     def _fail_if_hopeless(self, request: RoutedRequest, answer: Wait | Never, now_s: float) -> None:
         reason = ""
