@@ -27,6 +27,8 @@ def test_a_story_told_in_order_ends_as_expected(path: Path) -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_story_ends_well_in_any_order_with_a_fault_at_any_step(path: Path, fault: str) -> None:
     story = Story.read(path)
+    if fault == "cut" and story.kills_a_node:
+        return  # links lose nothing while nodes live; what the heir is told must arrive
     for seed in range(SEEDS[fault]):
         Telling(story).tell_shuffled(seed, fault)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from remora.base.ids import ObjectId, ProcessId, make_object_id, process_of
-from remora.base.object_ref import FIRST_FINISHED
+from remora.base.object_ref import FIRST_FINISHED, INLINE
 from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, RunningTask
 from remora.core.counting.entries import Entry, LossReason
 from remora.core.counting.vocabulary import Hold
@@ -94,6 +94,12 @@ class Checker:
             if is_here and self._stands(client, object_id, frozenset()):
                 name = self._name(client.process)
                 raise Violation(f"{self._name(object_id)} is lost for {name}, and {self._name(node)} has it")
+        for other in self.world.living_clients() if not self.world.was_impatient else ():
+            known = other._values.get(object_id)
+            is_known = known is not None and known.state == INLINE and self._lives(other, object_id)
+            if is_known and self._stands(other, object_id, frozenset()):
+                name = self._name(client.process)
+                raise Violation(f"{self._name(object_id)} is lost for {name}, and {self._name(other.process)} knows it")
 
     def has_cycle(self) -> bool:
         """Whether objects contain each other, beyond one containing itself; these are never freed."""
@@ -268,6 +274,10 @@ class Checker:
                 raise Violation(f"{name} is left with a copy of {self._name(object_id)}: {copy!r}")
             for object_id, _ in self.world.pulls[node].pulls:
                 raise Violation(f"{name} pulls {self._name(object_id)} for ever")
+            if directory._resolving:
+                raise Violation(
+                    f"{name} waits for ever for a home to take {self.world.list_names(list(directory._resolving))}"
+                )
             if directory._in_flux or directory._held_back or directory._asking or directory._rebuilds:
                 raise Violation(f"{name} never ends a rebuild")
             left = [offset for where, offset in self.world.arena if where == node]

@@ -184,8 +184,7 @@ class SimulatedClient:
 
     def _end_orphan(self, key: tuple[ProcessId, int], result: ObjectId, value: Value, running: RunningCall) -> None:
         """The submitter is dead: its home may want the result for others."""
-        if node_of(result) == self.node:
-            self.refs.resolve(result, value)
+        self.refs.resolve(result, value)
         self.let_go(running.variables)
         self.tell_deaths()
         if running.told:

@@ -10,14 +10,17 @@ A story names its nodes and processes, then says what each does, in an order tha
     W keep t1 o
     W return t1
 
-The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``actor PROCESS NAME`` (make it
+The steps are: ``put NAME``, ``put NAME [REFS]``, ``store NAME [REFS]`` (in the arena), ``store NAME [REFS] copies N``
+(on N nodes), ``actor PROCESS NAME`` (make it
 an actor), ``call WORKER TASK [REFS] -> RESULT`` (nested refs), ``call WORKER TASK values [REFS] -> RESULT`` (at top
 level), ``return TASK [REFS]``, ``return TASK large [REFS]``, ``yield TASK [REFS] -> ITEM``, ``keep TASK REF``, ``get
-REF``, ``get REF in TASK``, ``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is
+REF``, ``get REF in TASK``, ``know REF`` (whether it has a value), ``close REF`` (nothing looks at its value any more),
+``drop REF``; and to wait: ``quiet`` (nothing is on its way), ``has REF`` (its value is
 known here), ``has TASK`` (it runs here), ``closed TASK``.
 
 Lines of nobody: ``kill PROCESS``, ``kill node NODE`` and ``cut NODE NODE`` are faults, ``stall FROM TO`` and ``unstall
-FROM TO`` stop and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass.
+FROM TO`` stop and start one channel, ``settle`` delivers all that is not stalled, ``wait SECONDS`` lets time pass,
+``evict NODE`` asks for the space of all its copies.
 
 Told *in order*, the first step that can be done is done, else the oldest message is delivered; what cannot be done
 any more after a fault is left out. Told *shuffled*, from a seed, the processes go their own ways and messages take any
@@ -33,7 +36,7 @@ from pathlib import Path
 from remora.testing.counting_world import Layout
 
 FAULTS = ("kill", "cut")
-TIMING = ("stall", "unstall", "settle", "wait")
+TIMING = ("stall", "unstall", "settle", "wait", "evict")
 Step = list[str]
 
 
@@ -75,6 +78,12 @@ class Story:
             else:
                 raise ValueError(f"story {name}: nobody is called {words[0]} in {line!r}")
         return cls(name, layout, steps)
+
+
+    @property
+    def kills_a_node(self) -> bool:
+        """Whether a node dies in it."""
+        return any(step[:2] == ["kill", "node"] for _, step in self.steps)
 
 
 @dataclass

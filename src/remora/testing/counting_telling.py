@@ -151,7 +151,7 @@ class Telling:
         return all(self.ids.get(name) in client.in_hand() for name in self._refs_used(kind, words))
 
     def _refs_used(self, kind: str, words: list[str]) -> list[str]:
-        if kind in ("drop", "get"):
+        if kind in ("drop", "get", "know", "close"):
             return words[:1]
         return [name for word in words if word.startswith("[") for name in names_in(word)]
 
@@ -179,6 +179,9 @@ class Telling:
         if step[0] == "wait":
             self.world.pass_time(float(step[1]))
             return
+        if step[0] == "evict":
+            self.world.evict(self.world.node(step[1]), 1000)
+            return
         sender, to = (
             next(object_id for object_id, name in self.world.names.items() if name == word) for word in step[1:]
         )
@@ -201,7 +204,8 @@ class Telling:
         refs = [self.ids[name] for word in words if word.startswith("[") for name in names_in(word)]
         match kind:
             case "put" | "store":
-                self._name(words[0], client.new(refs, large=kind == "store"))
+                copies = int(words[-1]) if "copies" in words else 1
+                self._name(words[0], client.new(refs, large=kind == "store", copies=copies))
             case "actor":
                 handle = client.new()
                 client.escape(handle)
@@ -224,6 +228,10 @@ class Telling:
             case "get":
                 task = client.running[self.tasks[words[2]]] if len(words) == 3 else None
                 client.get(self.ids[words[0]], task)
+            case "know":
+                client.know(self.ids[words[0]])
+            case "close":
+                client.close_view(self.ids[words[0]])
             case "drop":
                 client.drop(self.ids[words[0]])
             case _:

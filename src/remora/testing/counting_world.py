@@ -81,6 +81,8 @@ class World(Network):
         self.log: list[str] = []
         self.message_counts: Counter[str] = Counter()
         self.now_s = 0.0
+        self.was_impatient = False
+        """Whether time passed while processes were asked what they know; then they may have been left out."""
         self.on_free: Callable[[ObjectId, Entry], None] | None = None
         self.on_send: Callable[[bytes, bytes, msgspec.Struct], None] | None = None
         self._sent = 0
@@ -251,6 +253,8 @@ class World(Network):
 
     def pass_time(self, seconds: float) -> None:
         self.now_s += seconds
+        asking = any(self.directories[node]._asking for node in self.living_nodes())
+        self.was_impatient = self.was_impatient or (asking and seconds > 0)
         for node in self.living_nodes():
             self.directories[node].tick(self.now_s)
             self.after_daemon(node)

@@ -100,10 +100,11 @@ class Directory(Heirs):
 
     def resolve(self, process: ProcessId, message: m.Resolve) -> None:
         object_id = ObjectId(message.id)
-        if home_of(object_id) != self.node or message.value.state == PENDING:
-            raise CountingError(
-                f"process {short(process)} cannot resolve {short(object_id)} here with {message.value!r}"
-            )
+        if message.value.state == PENDING:
+            raise CountingError(f"process {short(process)} cannot resolve {short(object_id)} without a value")
+        if self._home(object_id) != self.node:
+            self._resolve_elsewhere(object_id, process, message)
+            return
         entry = self._entries.get(object_id)
         if entry is None or entry.value.state != PENDING:
             self._refuse_value(object_id, message.value, process, message.writer)
@@ -191,12 +192,16 @@ class Directory(Heirs):
     @property
     def next_deadline_s(self) -> float | None:
         """When `tick` has something to do."""
-        patience = (asking.deadline_s for asking in self._asking.values())
-        return min((*self._ending.values(), *patience), default=None)
+        deadlines = [*self._ending.values(), *(asking.deadline_s for asking in self._asking.values())]
+        question_s = self._next_question_s()
+        if question_s is not None:
+            deadlines.append(question_s)
+        return min(deadlines, default=None)
 
     def tick(self, now_s: float) -> None:
         """Forget those whose grace is over, and wait no longer for processes that do not say what they know."""
         self._end_patience(now_s)
+        self._be_patient_with_users(now_s)
         for who in [who for who, deadline_s in self._ending.items() if deadline_s <= now_s]:
             del self._ending[who]
             if is_process(who):

@@ -23,7 +23,7 @@ from remora.core.counting.entries import NO_CONTENTS, DescribeLoss, Entry, LossR
 from remora.core.counting.other_nodes import OtherNodes
 from remora.core.counting.parking import GetRequest
 from remora.core.counting.rebuilding import Picture, join, stored_entry
-from remora.core.counting.vocabulary import CountingError, Hold, home_of, is_container
+from remora.core.counting.vocabulary import NOBODY, CountingError, Hold, home_of, is_container
 from remora.messages.copies import FreeCopies, HomeReport, ReportedCopy
 from remora.messages.counting import NodeRegister
 from remora.messages.objects import GetObjects, HomeDied, OfferValues, Value
@@ -111,6 +111,8 @@ class Heirs(OtherNodes):
         for other in self._range(dead):
             self._in_flux.discard(other)
         self._in_flux.add(dead)
+        for object_id in [object_id for object_id in self._resolving if self._home(object_id) == NOBODY]:
+            self._resolved(object_id)
         self._forget_reporter(dead)
         early = self._early.pop(dead, ())
         if heir == self.node:

@@ -26,6 +26,7 @@ from remora.core.counting.vocabulary import (
     is_container,
     is_process,
 )
+from remora.messages.copies import NodeResolved
 from remora.messages.counting import Ack, NodeAck, NodeRegister, NodeRelease, Ping, PublishAck
 
 
@@ -113,8 +114,15 @@ class Holders:
 
     def _acknowledge_publication(self, object_id: ObjectId, entry: Entry) -> None:
         if entry.acknowledge is not None and not entry.asked and entry.copy is not Hold.ASKED:
-            self._list(entry.acknowledge, PublishAck, object_id)
+            self._acknowledge_to(entry.acknowledge, object_id)
             entry.acknowledge = None
+
+    def _acknowledge_to(self, process: ProcessId, object_id: ObjectId) -> None:
+        """The process, perhaps of another node, need not keep what the value contains any more."""
+        if home_of(process) == self.node:
+            self._list(process, PublishAck, object_id)
+        else:
+            self._list(home_of(process), NodeResolved, object_id)
 
     def _foreign_answered(self, object_id: ObjectId, member: bytes, ok: bool) -> None:
         """The home answered; what was released or answered meanwhile is not waited for any more."""
@@ -157,7 +165,7 @@ class Holders:
 
     def _freed(self, object_id: ObjectId, entry: Entry) -> None:
         if entry.acknowledge is not None:
-            self._list(entry.acknowledge, PublishAck, object_id)
+            self._acknowledge_to(entry.acknowledge, object_id)
             entry.acknowledge = None
         if object_id in self._watched:
             self._watched.discard(object_id)

@@ -24,6 +24,8 @@ class Use(IntEnum):
     """``ReleaseCopies`` was sent to it."""
     TOLD_AGAIN = 2
     """And then it was told the location once more."""
+    IN_USE = 3
+    """It answered that it looks at the copy; after a while it may be asked again."""
 
 
 class LocalCopy:
@@ -68,6 +70,7 @@ class LocalCopies:
         self._copies: dict[ObjectId, LocalCopy] = {}
         self._questions: dict[ProcessId, deque[list[tuple[ObjectId, LocalCopy]]]] = {}
         """Per process: what ``ReleaseCopies`` it has not answered asked for."""
+        self._in_use: list[tuple[ProcessId, LocalCopy]] = []
 
     def get(self, object_id: ObjectId) -> LocalCopy | None:
         return self._copies.get(object_id)
@@ -81,7 +84,8 @@ class LocalCopies:
     def told(self, object_id: ObjectId, process: ProcessId) -> None:
         """The process knows the location now."""
         copy = self._copies[object_id] = self._copies.pop(object_id)
-        copy.users[process] = Use.TOLD_AGAIN if copy.users.get(process) else Use.TOLD
+        is_asked = copy.users.get(process) in (Use.ASKED, Use.TOLD_AGAIN)
+        copy.users[process] = Use.TOLD_AGAIN if is_asked else Use.TOLD
         copy.is_doomed = False
 
     def choose(self, size_bytes: int) -> tuple[list[ObjectId], dict[ProcessId, list[ObjectId]]]:
@@ -95,7 +99,7 @@ class LocalCopies:
                 found_bytes += copy.size_bytes
         questions: dict[ProcessId, list[ObjectId]] = {}
         for object_id, copy in whole:
-            if found_bytes < size_bytes and copy.users:
+            if found_bytes < size_bytes and copy.users and Use.IN_USE not in copy.users.values():
                 self._doom(object_id, copy, questions)
                 found_bytes += copy.size_bytes
         for process, ids in questions.items():
@@ -128,11 +132,29 @@ class LocalCopies:
             if copy.users.get(process) is Use.ASKED and object_id in gone:
                 del copy.users[process]
             elif process in copy.users:
-                copy.users[process] = Use.TOLD
-                copy.is_doomed = False
+                self._stays(copy, process)
             if copy.is_doomed and not copy.users and self._copies.get(object_id) is copy:
                 unused.append(object_id)
         return unused
+
+    def _stays(self, copy: LocalCopy, process: ProcessId) -> None:
+        is_in_use = copy.users[process] is Use.ASKED
+        copy.users[process] = Use.IN_USE if is_in_use else Use.TOLD
+        copy.is_doomed = False
+        if is_in_use:
+            self._in_use.append((process, copy))
+
+    @property
+    def has_refusals(self) -> bool:
+        """Whether a process has said that it uses a copy, and was not forgiven yet."""
+        return bool(self._in_use)
+
+    def ask_again(self) -> None:
+        """Whoever used a copy may be asked for it again."""
+        for process, copy in self._in_use:
+            if copy.users.get(process) is Use.IN_USE:
+                copy.users[process] = Use.TOLD
+        self._in_use.clear()
 
     def forget_process(self, process: ProcessId) -> list[ObjectId]:
         """The process has ended. Returns as `answered` does."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.base.ids import NodeId, ObjectId, short
+from remora.base.ids import NodeId, ObjectId, ProcessId, short
+from remora.base.object_ref import PENDING
 from remora.core.counting.entries import DescribeLoss, Entry
 from remora.core.counting.keeping import Keeping
 from remora.core.counting.parking import GetRequest, HoldRequest, KeepRequest
-from remora.core.counting.vocabulary import CountingError, home_of, is_container
+from remora.core.counting.vocabulary import NOBODY, CountingError, home_of, is_container
 from remora.messages import counting as m
-from remora.messages.copies import CopyKept, FreeCopies
+from remora.messages.copies import CopyKept, FreeCopies, NodeResolve, NodeResolved
+from remora.messages.counting import PublishAck
 from remora.messages.objects import GetObjects
 
 
@@ -19,6 +21,8 @@ class OtherNodes(Keeping):
 
     def __init__(self, node: NodeId, describe_loss: DescribeLoss) -> None:
         super().__init__(node, describe_loss)
+        self._resolving: dict[ObjectId, tuple[ProcessId, NodeResolve]] = {}
+        """Values that workers here gave to other homes, and that contain something which these do not hold yet."""
         self._node_handlers |= {
             m.NodeRegister: self.node_register,
             m.NodeAck: self.node_ack,
@@ -27,6 +31,8 @@ class OtherNodes(Keeping):
             m.KeepAck: self.keep_ack,
             m.Unkeep: self.unkeep,
             m.Sync: self.sync,
+            NodeResolve: self.node_resolve,
+            NodeResolved: self.node_resolved,
         }
 
     def node_message(self, node: NodeId, message: msgspec.Struct) -> None:
@@ -70,6 +76,45 @@ class OtherNodes(Keeping):
         self._parking.discard(lambda r: isinstance(r, KeepRequest) and r.node == node, message.id)
         self._copies.release(message.id, message.writer, node)
 
+    # Results whose submitter, a process of another node, is dead
+
+    def _resolve_elsewhere(self, object_id: ObjectId, process: ProcessId, message: m.Resolve) -> None:
+        home, value = self._home(object_id), message.value
+        if home == NOBODY:
+            self._refuse_value(object_id, value, process, message.writer)
+            return
+        if value.location is not None:
+            self._copies.add(object_id, process, value.location, home)
+            self._copies.describe(object_id, process, value.contents)
+        told = NodeResolve(object_id, value, process)
+        if value.contents:
+            self._resolving[object_id] = (process, told)
+        self._tell(home, told)
+
+    def node_resolve(self, node: NodeId, message: NodeResolve) -> None:
+        object_id, writer = ObjectId(message.id), ProcessId(message.writer)
+        self._require_holder_of(node, writer)
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.value.state == PENDING:
+            self._set_value(object_id, entry, message.value, writer, writer)
+        elif entry is None or entry.writer != writer:
+            if message.value.location is not None:
+                self._unkeep(object_id, node, writer)
+            self._acknowledge_to(writer, object_id)
+        elif entry.acknowledge is None:
+            self._acknowledge_to(writer, object_id)  # it was told before a link was lost
+
+    def node_resolved(self, node: NodeId, message: NodeResolved) -> None:
+        for object_id in map(ObjectId, message.ids):
+            self._resolved(object_id)
+
+    def _resolved(self, object_id: ObjectId) -> None:
+        if object_id in self._resolving:
+            process, _ = self._resolving.pop(object_id)
+            self._list(process, PublishAck, object_id)
+
+    # Links that break without a death
+
     def sync(self, node: NodeId, message: m.Sync) -> None:
         """What the node does not list it does not have; what it lists and we do not know of, it asks for anew."""
         listed = {(ObjectId(object_id), holder) for object_id, holder in message.held}
@@ -112,9 +157,14 @@ class OtherNodes(Keeping):
         ]
         copies = [object_id for object_id, _ in self._local if self._home(object_id) == node]
         self._tell(node, m.Sync(list(held), list(kept), list(copies)))
+        for object_id, (_, told) in self._resolving.items():
+            if self._home(object_id) == node:
+                self._tell(node, told)
         for object_id, waiting in self._remote_gets.items():
             if self._home(object_id) == node:
                 self._list(node, GetObjects, object_id, min(waiting.values()))
+
+    # Deaths
 
     def _mourn(self, node: NodeId) -> None:
         """The node was declared dead: what it asked for is void, and copies elsewhere take the place of its own."""

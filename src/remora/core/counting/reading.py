@@ -25,6 +25,10 @@ TO_KNOW = 3
 """The purpose of who wants to know only whether there is a value."""
 
 
+ASK_AGAIN_AFTER_S = 0.2
+"""How long a process is left alone with a copy that it uses, however full the store."""
+
+
 class Located(msgspec.Struct, frozen=True):
     """Where data is on this node. While it arrives *location* is None: whoever pulls knows what is there already."""
 
@@ -44,6 +48,8 @@ class Reading(Holders):
         self._describe_loss = describe_loss
         self._copies = ArenaCopies(self.outbox.append)
         self._local = LocalCopies()
+        self._ask_again_s: float | None = None
+        """When to ask processes again for copies that they used."""
         self._waiting: dict[bytes, dict[ObjectId, None]] = {}
         """Per process of this node: ids whose values it waits for."""
         self._remote_gets: dict[ObjectId, dict[ProcessId, int]] = {}
@@ -101,7 +107,8 @@ class Reading(Holders):
     def evict(self, size_bytes: int) -> int:
         """Give back so many bytes of secondary copies. Returns how many are freed now.
 
-        Copies that processes may look at follow when these have answered ``ReleaseCopies``.
+        Copies that processes may look at follow when these have answered ``ReleaseCopies``. Call it again whenever
+        space is still lacking; it asks nobody twice.
         """
         unused, questions = self._local.choose(size_bytes)
         freed_bytes = 0
@@ -110,6 +117,19 @@ class Reading(Holders):
         for process, ids in questions.items():
             self._tell(process, ReleaseCopies(list(ids)))
         return freed_bytes
+
+    def _next_question_s(self) -> float | None:
+        return None if not self._local.has_refusals else self._ask_again_s or 0.0
+
+    def _be_patient_with_users(self, now_s: float) -> None:
+        """What a process uses it goes on using for a while: to ask it all the time would keep both busy."""
+        if not self._local.has_refusals:
+            self._ask_again_s = None
+        elif self._ask_again_s is None:
+            self._ask_again_s = now_s + ASK_AGAIN_AFTER_S
+        elif self._ask_again_s <= now_s:
+            self._ask_again_s = None
+            self._local.ask_again()
 
     # Messages of processes
 

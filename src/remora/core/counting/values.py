@@ -65,7 +65,7 @@ class Values(Lending):
     # Copies
 
     def _take_copy(self, object_id: ObjectId, entry: Entry, location: Location) -> None:
-        if entry.writer == entry.publisher:
+        if entry.writer == entry.publisher and location.node == self.node:
             self._copies.add(object_id, entry.writer, location, self.node)
             return
         entry.copy = Hold.ASKED
