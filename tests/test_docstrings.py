@@ -10,6 +10,7 @@ import remora.actor
 import remora.exceptions
 import remora.util
 import remora.util.queue
+import remora.util.scheduling_strategies
 from remora.api.actor_class import ActorClass
 from remora.api.actors import ActorHandle, ActorMethod
 from remora.api.init import SessionContext
@@ -19,7 +20,8 @@ from remora.base.object_ref import ObjectRef
 from remora.util.actor_pool import ActorPool
 from remora.util.queue import Queue
 
-MODULES = (remora, remora.actor, remora.exceptions, remora.util)
+MODULES = (remora, remora.actor, remora.exceptions, remora.util, remora.util.scheduling_strategies)
+STRATEGIES = remora.util.scheduling_strategies
 CLASSES = (
     ActorClass,
     ActorHandle,
@@ -30,6 +32,7 @@ CLASSES = (
     RemoteFunction,
     RuntimeContext,
     SessionContext,
+    *(getattr(STRATEGIES, name) for name in STRATEGIES.__all__),
 )
 PUBLIC = {f"{module.__name__}.{name}": getattr(module, name) for module in MODULES for name in module.__all__}
 DESCRIBED = {name: item for name, item in PUBLIC.items() if not isinstance(item, str)}

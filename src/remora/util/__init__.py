@@ -1,4 +1,4 @@
-"""Helpers for programs: pools of actors, queues, names of actors, placement groups."""
+"""Helpers for programs: pools of actors, queues, names of actors, placement groups, where to run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from remora.util.placement_group import (
 
 if TYPE_CHECKING:
     from remora.api.actor_control import list_named_actors
-    from remora.util import queue
+    from remora.util import queue, scheduling_strategies
     from remora.util.actor_pool import ActorPool
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "placement_group_table",
     "queue",
     "remove_placement_group",
+    "scheduling_strategies",
 ]
 
 _MODULE_OF = {
@@ -41,8 +42,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _MODULE_OF:
         value = getattr(import_module(_MODULE_OF[name]), name)
-    elif name == "queue":
-        value = import_module("remora.util.queue")
+    elif name in ("queue", "scheduling_strategies"):
+        value = import_module(f"remora.util.{name}")
     else:
         raise AttributeError(f"module 'remora.util' has no attribute {name!r}")
     globals()[name] = value
