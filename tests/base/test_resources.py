@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remora.base.bundle_names import bundle_units, in_group
 from remora.base.resources import Resources, why_never
 
 amounts = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory", "ssd"]), st.integers(0, 10**9), max_size=4)
@@ -78,3 +79,13 @@ def test_people_read_amounts_without_noise() -> None:
     assert str(Resources.of(num_cpus=0.1 + 0.2, memory=1_500_000_000)) == "CPU 0.3, memory 1.5 GB"
     assert repr(Resources.of(num_cpus=2)) == "Resources(CPU=2)"
     assert str(Resources()) == "nothing"
+
+
+def test_what_a_group_needs_is_told_in_the_words_of_the_user() -> None:
+    group = bytes(range(16))
+    need = in_group(Resources.of(num_cpus=2), group, 1, captures=True)
+    assert str(need) == f"CPU 2 of placement group {group.hex()}"
+    node = Resources.of(num_cpus=4).units
+    assert why_never(need, [node]) == f"no node has a bundle of its placement group {group.hex()} yet"
+    small = {**node, **bundle_units({"CPU": 10_000}, group, 1)}
+    assert "the most is 1" in why_never(need, [small])

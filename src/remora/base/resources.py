@@ -147,6 +147,11 @@ def to_units(amount: float, argument: str) -> int:
 
 def describe_units(units: Mapping[str, int]) -> str:
     """``CPU 2, memory 1.50 GB`` for messages to people; ``nothing`` when it is empty."""
+    if any("_group_" in name for name in units):
+        from remora.base.bundle_names import group_of, without_group
+
+        if group := group_of(units):
+            return f"{describe_units(without_group(units))} of placement group {group.hex()}"
     return ", ".join(f"{name} {_amount(name, amount)}" for name, amount in units.items()) or "nothing"
 
 
@@ -158,6 +163,12 @@ def why_never(need: Resources, nodes: Sequence[Mapping[str, int]]) -> str:
     """
     if any(need.fits_into(node) for node in nodes):
         raise ValueError(f"a node has {need}")
+    if any("_group_" in name for name in need):
+        from remora.base.bundle_names import BUNDLE, group_of, name_in_group
+
+        group = group_of(need)
+        if group and not any(name_in_group(BUNDLE, group) in node for node in nodes):
+            return f"no node has a bundle of its placement group {group.hex()} yet"
     most: dict[str, int] = {}
     for node in nodes:
         for name, amount in node.items():
