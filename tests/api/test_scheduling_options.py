@@ -101,7 +101,8 @@ def test_a_placement_group_is_kept_beside_the_strategy() -> None:
         ({}, True),
         ({"label_selector": {"a": "b"}}, True),
         ({"scheduling_strategy": "DEFAULT"}, False),
-        ({"placement_group": "default"}, False),
+        ({"placement_group": "default"}, True),
+        ({"placement_group_capture_child_tasks": False}, False),
         ({"scheduling_strategy": PlacementGroupSchedulingStrategy(None)}, False),
     ],
 )
