@@ -220,6 +220,8 @@ class HeadLink:
     def placed(self, request: m.PlaceActor, worker: bytes, address: str, slot: int, gpu_ids: tuple[int, ...]) -> None:
         """This worker waits for the actor's ``ConstructActor``, which follows."""
         self._known_processes.add(worker)
+        # What the head makes of this it may have heard already, as a smaller load: told again, it is right.
+        self._is_load_due = self._load is not None
         self._say(m.ActorPlaced(request.actor, request.attempt, worker, address, slot, gpu_ids))
 
     def rejected(self, request: m.PlaceActor, reason: str, is_final: bool = False) -> None:
