@@ -10,12 +10,12 @@ What met on the way is no error: a worker that was found for an actor that is de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from remora.base.ids import short
-from remora.core.actor import Actor, ActorRecord
+from remora.core.actor import Actor
 from remora.core.actor_effects import (
     CancelPlacement,
     CreationSettled,
@@ -25,7 +25,7 @@ from remora.core.actor_effects import (
     RequestPlacement,
     Send,
 )
-from remora.core.actor_names import ActorNameTable
+from remora.core.actor_table import ActorTable
 from remora.core.journal import Journal, NoJournal
 from remora.messages.actors import (
     ALIVE,
@@ -33,24 +33,12 @@ from remora.messages.actors import (
     RESTARTING,
     ActorConstructed,
     ActorFound,
-    ActorSpec,
     ActorState,
     ConstructActor,
     CreateActor,
     EndActor,
 )
 from remora.messages.objects import Value
-
-REMEMBERED_DEAD = 1000
-"""Dead actors of which no handle is left that are still known, so that late questions get a real answer."""
-
-ACTOR = "actor"
-ACTOR_SPEC = "actor_spec"
-DRAINING = "draining"
-"""Kinds of rows in the journal; the key of a draining one is its worker."""
-
-NO_SPEC = ActorSpec(class_name="", pickled_class=b"", arguments=b"")
-"""Of an actor that is dead and forgotten, while its worker ends its last calls."""
 
 
 class ActorRegistry:
@@ -66,15 +54,8 @@ class ActorRegistry:
     def __init__(self, journal: Journal | None = None) -> None:
         self.outbox: list[Effect] = []
         """In order. The shell takes what is in it, and leaves an empty list."""
-        self._journal = NoJournal() if journal is None else journal
-        self._actors: dict[bytes, Actor] = {}
-        self._names = ActorNameTable()
-        self._by_worker: dict[bytes, Actor] = {}
-        """Workers that construct or run an actor, or end the last calls of one that is dead."""
-        self._draining: set[bytes] = set()
-        """Workers that were told to leave by themselves."""
-        self._subscriptions: dict[bytes, dict[bytes, None]] = {}
-        self._remembered: dict[bytes, ActorState] = {}
+        self.table = ActorTable(NoJournal() if journal is None else journal)
+        """The actors, as they are found and written down."""
 
     def create(self, process: bytes, job: bytes, message: CreateActor) -> None:
         """Make the actor; its creator is subscribed.
@@ -82,27 +63,25 @@ class ActorRegistry:
         Raises:
             ValueError: the id was used before, or a named actor comes without a request number.
         """
-        if message.actor in self._actors or message.actor in self._remembered:
+        if self.table.is_known(message.actor):
             raise ValueError(f"{short(process)} creates actor {short(message.actor)} twice")
         if message.name and not message.request:
             raise ValueError(f"{short(process)} creates an actor named {message.name!r} and awaits no answer")
-        holder = self._names.get(message.namespace, message.name) if message.name else None
+        holder = self.table.named(message.namespace, message.name) if message.name else None
         if holder is not None:
-            self._answer_taken(process, message, self._actors[holder])
+            self._answer_taken(process, message, holder)
             return
-        actor = self._actors[message.actor] = Actor.create(job, message)
-        self._journal.touch(ACTOR_SPEC, actor.id)
-        if message.name:
-            self._names.add(message.namespace, message.name, actor.id)
+        actor = Actor.create(job, message)
+        self.table.add(actor)
         if message.request:
             found = ActorFound(message.request, actor.id, message.spec.handle, True, message.detached)
             self.outbox.append(Send(process, found))
-        self._subscribe(process, actor)
+        self.table.subscribe(process, actor)
         self.outbox.append(RequestPlacement(actor.id, job, actor.spec))
 
     def placed(self, actor_id: bytes, worker: bytes, address: str, slot: int, gpu_ids: tuple[int, ...] = ()) -> None:
         """A worker was found, and is told to construct the actor."""
-        actor = self._actors.get(actor_id)
+        actor = self.table.get(actor_id)
         if actor is None or actor.state.state == DEAD:
             self.outbox.append(KillWorker(worker))
             return
@@ -110,15 +89,14 @@ class ActorRegistry:
             raise ValueError(f"{actor!r} has a worker")
         actor.incarnation += 1
         actor.state = msgspec.structs.replace(actor.state, worker=worker, address=address, slot=slot)
-        self._journal.touch(ACTOR, actor.id)
-        self._by_worker[worker] = actor
+        self.table.set_worker(actor, worker)
         namespace, name = actor.key
         construct = ConstructActor(actor.id, actor.incarnation, actor.spec, name, namespace, gpu_ids)
         self.outbox.append(Send(worker, construct))
 
     def unplaceable(self, actor_id: bytes, reason: str) -> None:
         """No worker can ever be found."""
-        actor = self._actors.get(actor_id)
+        actor = self.table.get(actor_id)
         if actor is not None and actor.state.state != DEAD:
             self._die(actor, reason)
 
@@ -147,15 +125,13 @@ class ActorRegistry:
         Raises:
             ValueError: the worker does not run this actor.
         """
-        self._of_worker(worker, actor_id, incarnation).exiting = True
-        self._journal.touch(ACTOR, actor_id)
+        actor = self._of_worker(worker, actor_id, incarnation)
+        actor.exiting = True
+        self.table.changed(actor)
 
     def worker_died(self, worker: bytes, cause: str) -> None:
         """The process has ended; nothing happens when it was no actor's."""
-        if worker in self._draining:
-            self._draining.discard(worker)
-            self._journal.touch(DRAINING, worker)
-        actor = self._by_worker.pop(worker, None)
+        actor = self.table.worker_gone(worker)
         if actor is None or actor.state.state == DEAD:
             return
         if not actor.can_restart:
@@ -167,7 +143,7 @@ class ActorRegistry:
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End its worker; with *no_restart* the actor is dead at once. Nothing happens to a dead one."""
-        actor = self._actors.get(actor_id)
+        actor = self.table.get(actor_id)
         if actor is None or actor.state.state == DEAD:
             return
         if no_restart:
@@ -177,7 +153,7 @@ class ActorRegistry:
 
     def handles_gone(self, actor_id: bytes) -> None:
         """The creation object was freed: nobody can call the actor any more. What was called still runs."""
-        actor = self._actors.get(actor_id)
+        actor = self.table.get(actor_id)
         if actor is None or actor.detached:
             return
         if actor.state.state != DEAD:
@@ -187,74 +163,69 @@ class ActorRegistry:
                 self._drain(actor, worker)
             else:
                 self.outbox.append(CancelPlacement(actor.id))
-        self._forget(actor)
+        self.table.forget(actor)
 
     def job_ended(self, job: bytes) -> None:
         """End the job's actors but the detached ones, also those that still end their last calls."""
-        for actor in [actor for actor in self._actors.values() if actor.job == job and not actor.detached]:
+        for actor in [actor for actor in self.table if actor.job == job and not actor.detached]:
             if actor.state.state != DEAD:
                 self._end(actor, "its job ended")
-            self._forget(actor)
-        for worker in self._draining:
-            if self._by_worker[worker].job == job:
-                self.outbox.append(KillWorker(worker))
+            self.table.forget(actor)
+        self.outbox.extend(KillWorker(worker) for worker in self.table.draining_of_job(job))
 
     def subscribe(self, process: bytes, actor_id: bytes) -> None:
         """Send the state now and at every change."""
-        actor = self._actors.get(actor_id)
+        actor = self.table.get(actor_id)
         if actor is not None:
-            self._subscribe(process, actor)
+            self.table.subscribe(process, actor)
             state = actor.public_state
         else:
             unknown = "no such actor is known: it ended long ago, or belongs to another session"
-            state = self._remembered.get(actor_id) or ActorState(actor_id, DEAD, cause=unknown)
+            state = self.table.remembered(actor_id) or ActorState(actor_id, DEAD, cause=unknown)
         self.outbox.append(Send(process, state))
 
     def unsubscribe(self, process: bytes, actor_id: bytes) -> None:
         """The process has no handle any more."""
-        self._drop_subscriber(process, actor_id)
-        self._subscriptions.get(process, {}).pop(actor_id, None)
+        self.table.unsubscribe(process, actor_id)
 
     def process_gone(self, process: bytes) -> None:
         """It is subscribed to nothing any more. Its actors live as long as others have handles."""
-        for actor_id in self._subscriptions.pop(process, {}):
-            self._drop_subscriber(process, actor_id)
+        self.table.process_gone(process)
 
     def node_died(self, node: bytes, cause: str) -> None:
         """No process of the node lives. An actor that a process of it created ends, too, unless it is detached.
 
         Nobody counts the handles of such an actor any more, and so it could never end by itself.
         """
-        for actor in [actor for actor in self._actors.values() if actor.id.startswith(node) and not actor.detached]:
+        for actor in [actor for actor in self.table if actor.id.startswith(node) and not actor.detached]:
             if actor.state.state != DEAD:
                 self._end(actor, f"the node of the process that created it is gone: {cause}")
-            self._forget(actor)
-        for worker in [worker for worker in self._by_worker if worker.startswith(node)]:
+            self.table.forget(actor)
+        for worker in self.table.workers_of_node(node):
             self.worker_died(worker, cause)
-        for process in [process for process in self._subscriptions if process.startswith(node)]:
+        for process in self.table.subscribers_of_node(node):
             self.process_gone(process)
 
     def find(self, process: bytes, request: int, name: str, namespace: str) -> None:
         """Answer ``GetActor``."""
-        holder = self._names.get(namespace, name)
-        if holder is None:
-            found = ActorFound(request, error=self._names.why_missing(namespace, name))
+        actor = self.table.named(namespace, name)
+        if actor is None:
+            found = ActorFound(request, error=self.table.names.why_missing(namespace, name))
         else:
-            actor = self._actors[holder]
             found = ActorFound(request, actor.id, actor.spec.handle, False, actor.detached)
         self.outbox.append(Send(process, found))
 
     def names(self, namespace: str = "") -> list[tuple[str, str]]:
         """The ``(namespace, name)`` that are taken, of one namespace or, when it is empty, of all; sorted."""
-        return self._names.taken(namespace)
+        return self.table.names.taken(namespace)
 
     def actors(self) -> Iterator[Actor]:
         """All of them, for ``remora status``."""
-        return iter(self._actors.values())
+        return iter(self.table)
 
     def _answer_taken(self, process: bytes, message: CreateActor, holder: Actor) -> None:
         if message.get_if_exists:
-            self._subscribe(process, holder)
+            self.table.subscribe(process, holder)
             self.outbox.append(
                 Send(process, ActorFound(message.request, holder.id, holder.spec.handle, False, holder.detached))
             )
@@ -267,25 +238,14 @@ class ActorRegistry:
         self.outbox.append(Send(process, ActorFound(message.request, error=error)))
 
     def _of_worker(self, worker: bytes, actor_id: bytes, incarnation: int) -> Actor:
-        actor = self._by_worker.get(worker)
+        actor = self.table.of_worker(worker)
         if actor is None or actor.id != actor_id or actor.incarnation != incarnation:
             raise ValueError(f"worker {short(worker)} speaks for actor {short(actor_id)}, but it runs {actor!r}")
         return actor
 
-    def _subscribe(self, process: bytes, actor: Actor) -> None:
-        actor.subscribers[process] = None
-        self._journal.touch(ACTOR, actor.id)
-        self._subscriptions.setdefault(process, {})[actor.id] = None
-
-    def _drop_subscriber(self, process: bytes, actor_id: bytes) -> None:
-        actor = self._actors.get(actor_id)
-        if actor is not None and process in actor.subscribers:
-            del actor.subscribers[process]
-            self._journal.touch(ACTOR, actor_id)
-
     def _tell(self, actor: Actor, state: ActorState) -> None:
         actor.state = state
-        self._journal.touch(ACTOR, actor.id)
+        self.table.changed(actor)
         self.outbox.extend(Send(process, state) for process in actor.subscribers)
 
     def _settle(self, actor: Actor, error: Value | None, cause: str) -> None:
@@ -294,8 +254,7 @@ class ActorRegistry:
             self.outbox.append(CreationSettled(actor.id, error, cause))
 
     def _drain(self, actor: Actor, worker: bytes) -> None:
-        self._draining.add(worker)
-        self._journal.touch(DRAINING, worker)
+        self.table.set_draining(worker)
         self.outbox.append(Send(worker, EndActor(actor.id)))
 
     def _end(self, actor: Actor, cause: str) -> None:
@@ -305,85 +264,25 @@ class ActorRegistry:
 
     def _die(self, actor: Actor, cause: str, error: Value | None = None) -> None:
         if actor.key[1]:
-            self._names.remove(*actor.key)
+            self.table.names.remove(*actor.key)
         self._settle(actor, error, cause)
         self._tell(actor, actor.in_state(DEAD, cause=cause, error=error))
         self.outbox.append(ReleaseSpec(actor.id))
         actor.spec = msgspec.structs.replace(
             actor.spec, pickled_class=b"", arguments=b"", handle=b"", refs=(), values=(), stored=None
         )
-        self._journal.touch(ACTOR_SPEC, actor.id)
+        self.table.spec_changed(actor)
         if actor.detached:
-            self._forget(actor)
-
-    def _forget(self, actor: Actor) -> None:
-        for process in actor.subscribers:
-            self._subscriptions[process].pop(actor.id, None)
-        del self._actors[actor.id]
-        self._journal.touch(ACTOR, actor.id)
-        self._journal.touch(ACTOR_SPEC, actor.id)
-        self._remembered[actor.id] = actor.state
-        if len(self._remembered) > REMEMBERED_DEAD:
-            oldest = next(iter(self._remembered))
-            del self._remembered[oldest]
-            self._journal.touch(ACTOR, oldest)
-
-    # ------------------------------------------------------------------ writing down
-
-    def record(self, actor_id: bytes) -> ActorRecord | None:
-        """What is to be written down of the actor, apart from its spec; None when it is not known any more."""
-        actor = self._actors.get(actor_id)
-        if actor is not None:
-            return actor.record()
-        state = self._remembered.get(actor_id)
-        return ActorRecord.of_forgotten(state) if state is not None else None
-
-    def spec(self, actor_id: bytes) -> ActorSpec | None:
-        """The spec to be written down."""
-        actor = self._actors.get(actor_id)
-        return actor.spec if actor is not None else None
-
-    def draining(self, worker: bytes) -> ActorRecord | None:
-        """The actor whose last calls the worker ends."""
-        return self._by_worker[worker].record() if worker in self._draining else None
-
-    def restore(
-        self, records: Iterable[ActorRecord], specs: dict[bytes, ActorSpec], draining: dict[bytes, ActorRecord]
-    ) -> None:
-        """Take over what was written down. To be called once, on an empty registry."""
-        for record in records:
-            if record.is_forgotten:
-                self._remembered[record.actor] = record.state
-            else:
-                self._restore(Actor.restore(record, specs[record.actor]))
-        for worker, record in draining.items():
-            self._by_worker[worker] = self._actors.get(record.actor) or Actor.restore(record, NO_SPEC)
-            self._draining.add(worker)
-
-    def _restore(self, actor: Actor) -> None:
-        self._actors[actor.id] = actor
-        if actor.key[1] and actor.state.state != DEAD:
-            self._names.add(*actor.key, actor.id)
-        if actor.state.worker:
-            self._by_worker[actor.state.worker] = actor
-        for process in actor.subscribers:
-            self._subscriptions.setdefault(process, {})[actor.id] = None
+            self.table.forget(actor)
 
     def validate(self) -> None:
         """
         Raises:
-            AssertionError: names, workers or subscriptions do not agree with the actors.
+            AssertionError: the table does not hold together, or an actor restarted too often.
         """
-        named = {actor.key: actor.id for actor in self._actors.values() if actor.key[1] and actor.state.state != DEAD}
-        assert named == self._names.holders(), f"{self!r}: names"
-        for actor in self._actors.values():
-            assert actor.state.state != ALIVE or self._by_worker[actor.state.worker] is actor, f"{actor!r}: worker"
+        self.table.validate()
+        for actor in self.table:
             assert actor.spec.max_restarts < 0 or actor.restarts <= actor.spec.max_restarts, f"{actor!r}: restarts"
-            assert all(actor.id in self._subscriptions[process] for process in actor.subscribers), f"{actor!r}"
-        for process, subscribed in self._subscriptions.items():
-            assert all(process in self._actors[actor_id].subscribers for actor_id in subscribed), short(process)
-        assert all(self._by_worker[worker].state.state == DEAD for worker in self._draining), f"{self!r}: draining"
-        assert len(self._remembered) <= REMEMBERED_DEAD
 
     def __repr__(self) -> str:
-        return f"<ActorRegistry {list(self._actors.values())}>"
+        return f"<ActorRegistry {list(self.table)}>"

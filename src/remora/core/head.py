@@ -439,7 +439,7 @@ class Head:
         for departure in self.membership.departures():
             self.view.died(departure.node, departure.cause)
         self.jobs.restore(state.jobs)
-        self.registry.restore(state.actors, state.specs, state.draining)
+        self.registry.table.restore(state.actors, state.specs, state.draining)
         self.placer.restore(state.placements, state.specs, state.last_attempt)
         self.key_value.restore(state.values)
         self.links.restore(state.links, state.said)

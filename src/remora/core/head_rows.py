@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remora.core import actor_placement, actor_registry, head_groups, head_links, jobs, key_value, membership
+from remora.core import actor_placement, actor_table, head_groups, head_links, jobs, key_value, membership
 from remora.core.actor import ActorRecord
 from remora.core.actor_placement import PlacementRecord
 from remora.core.head_links import LinkRecord
@@ -25,9 +25,9 @@ RECORDS: dict[str, Any] = {
     membership.MEMBER: MemberRecord,
     membership.COUNTER: int,
     jobs.JOB: JobRecord,
-    actor_registry.ACTOR: ActorRecord,
-    actor_registry.ACTOR_SPEC: ActorSpec,
-    actor_registry.DRAINING: ActorRecord,
+    actor_table.ACTOR: ActorRecord,
+    actor_table.ACTOR_SPEC: ActorSpec,
+    actor_table.DRAINING: ActorRecord,
     actor_placement.PLACEMENT: PlacementRecord,
     head_links.LINK: LinkRecord,
     head_groups.GROUP: PlacementGroupRow,
@@ -55,9 +55,9 @@ def _record(head: Head, kind: str, key: bytes) -> Any:
     lookup = {
         membership.MEMBER: head.membership.record,
         jobs.JOB: head.jobs.record,
-        actor_registry.ACTOR: head.registry.record,
-        actor_registry.ACTOR_SPEC: head.registry.spec,
-        actor_registry.DRAINING: head.registry.draining,
+        actor_table.ACTOR: head.registry.table.record,
+        actor_table.ACTOR_SPEC: head.registry.table.spec,
+        actor_table.DRAINING: head.registry.table.draining,
         actor_placement.PLACEMENT: head.placer.record,
         head_links.LINK: head.links.record,
         head_groups.GROUP: head.groups.record,
@@ -104,9 +104,9 @@ def read_rows(rows: Iterable[tuple[str, bytes, bytes]]) -> WrittenState:
     state.last_number = by_kind[membership.COUNTER].get(membership.LAST_NUMBER, 0)
     state.last_attempt = by_kind[membership.COUNTER].get(actor_placement.LAST_ATTEMPT, 0)
     state.jobs = list(by_kind[jobs.JOB].values())
-    state.actors = list(by_kind[actor_registry.ACTOR].values())
-    state.specs = by_kind[actor_registry.ACTOR_SPEC]
-    state.draining = by_kind[actor_registry.DRAINING]
+    state.actors = list(by_kind[actor_table.ACTOR].values())
+    state.specs = by_kind[actor_table.ACTOR_SPEC]
+    state.draining = by_kind[actor_table.DRAINING]
     state.placements = sorted(by_kind[actor_placement.PLACEMENT].values(), key=lambda record: record.actor)
     state.values = list(by_kind[key_value.KEY_VALUE].items())
     state.links = by_kind[head_links.LINK]
