@@ -184,6 +184,19 @@ def test_a_parent_that_waits_lends_the_cpu_of_its_bundle_to_its_child(make: Call
     assert remora.get(group_of_grandchild.options(**within(group, 0, True)).remote(), timeout=TIMEOUT_S) == group
 
 
+def test_the_context_knows_the_group(make: Callable[..., PlacementGroup]) -> None:
+    @remora.remote
+    def ask() -> tuple[str | None, bool]:
+        here = remora.get_runtime_context()
+        return here.get_placement_group_id(), here.should_capture_child_tasks_in_placement_group
+
+    group = make([{"CPU": 1}])
+    assert remora.get(ask.options(**within(group)).remote(), timeout=TIMEOUT_S) == (group.id.hex(), False)
+    assert remora.get(ask.options(**within(group, 0, True)).remote(), timeout=TIMEOUT_S) == (group.id.hex(), True)
+    assert remora.get(ask.remote(), timeout=TIMEOUT_S) == (None, False)
+    assert remora.get_runtime_context().get_placement_group_id() is None
+
+
 def test_actors_live_in_a_group_and_their_children_are_captured(make: Callable[..., PlacementGroup]) -> None:
     group = make([{"CPU": 2}])
     keeper = Keeper.options(num_cpus=1, **within(group, 0, True)).remote()

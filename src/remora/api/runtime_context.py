@@ -62,6 +62,15 @@ class RuntimeContext:
         """The actor's name, empty if it was given none; None outside of an actor."""
         return self._here.actor_name
 
+    def get_placement_group_id(self) -> str | None:
+        """The id of the placement group that the running task or actor is in; None for none."""
+        return _session().placement_groups.current().hex() or None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether tasks and actors that are made here run in that placement group, too."""
+        return _session().placement_groups.captures_children()
+
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task or actor holds, as ``{"CPU": 1.0}``."""
         return dict(self._here.assigned_resources)

@@ -79,3 +79,7 @@ class PlacementGroups(Protocol):
     def current(self) -> bytes:
         """The group that the running task or actor is in; empty for none."""
         ...
+
+    def captures_children(self) -> bool:
+        """Whether what is called here runs in that group, too."""
+        ...

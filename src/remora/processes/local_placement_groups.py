@@ -62,5 +62,8 @@ class LocalPlacementGroups:
     def current(self) -> bytes:
         return b""
 
+    def captures_children(self) -> bool:
+        return False
+
     def _named(self, name: str) -> GroupInformation | None:
         return next((one for one in self._groups.values() if one.name == name), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from struct import Struct
 from time import monotonic
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from remora.processes.client.client import Client
 
 _pack_pair = Struct(">II").pack
+REMEMBERED_REMOVED = 1000
 MESSAGES = frozenset((m.PlacementGroups, m.PlacementGroupState))
 
 
@@ -33,6 +35,7 @@ class PlacementGroupClient:
         self._states: dict[bytes, m.PlacementGroupState | None] = {}
         """Of each group that is watched; None until the daemon has answered."""
         self._bundles: dict[bytes, list[dict[str, int]]] = {}
+        self._removed: deque[bytes] = deque()
         self._awaited: dict[bytes, list[tuple[ObjectRef[Any], bytes]]] = {}
         """Refs of :meth:`ready` and what they become."""
         self._current = b""
@@ -112,6 +115,10 @@ class PlacementGroupClient:
         """See :class:`~remora.base.placement_groups.PlacementGroups`."""
         return self._current
 
+    def captures_children(self) -> bool:
+        """See :class:`~remora.base.placement_groups.PlacementGroups`."""
+        return self._captures
+
     # ------------------------------------------------------------------ where calls of this process run
 
     def enter(self, resources: Iterable[str]) -> bool:
@@ -155,10 +162,13 @@ class PlacementGroupClient:
 
     def _bundles_of(self, group: bytes) -> list[dict[str, int]]:
         bundles = self._bundles.get(group)
-        if bundles is None:
-            found = self._find(group=group)
-            bundles = self._bundles[group] = found[0].bundles if found else []
-        return bundles
+        if bundles is not None or self._client.lock_is_mine():
+            return bundles or []  # a destructor cannot wait; what does not fit then waits for ever, and says so
+        found = self._find(group=group)
+        if not found:
+            return []
+        self._bundles[group] = found[0].bundles
+        return found[0].bundles
 
     # ------------------------------------------------------------------ what the daemon says
 
@@ -171,6 +181,8 @@ class PlacementGroupClient:
             if message.group not in self._states:
                 return
             self._states[message.group] = message
+            if message.state == m.REMOVED:
+                self._forget(message.group)
         if message.state == m.PENDING and message.reason:
             self._client.warn(f"placement group {message.group.hex()} waits: {message.reason}")
         self._settle(message)
@@ -189,8 +201,6 @@ class PlacementGroupClient:
             return
         with self._client.lock:
             awaited = self._awaited.pop(state.group, [])
-            if state.state == m.REMOVED:
-                self._bundles.pop(state.group, None)
         if state.state == m.CREATED:
             for ref, data in awaited:
                 self._client.values.settle([ref], Value(INLINE, data))
@@ -199,6 +209,13 @@ class PlacementGroupClient:
                 f"placement group {state.group.hex()} will not be ready: {state.reason or 'it was removed'}"
             )
             self._client.values.fail([ref for ref, _ in awaited], serialize_system_error(error))
+
+    def _forget(self, group: bytes) -> None:
+        """It is removed. Its state is kept for a while, for threads that wait for it."""
+        self._bundles.pop(group, None)
+        self._removed.append(group)
+        if len(self._removed) > REMEMBERED_REMOVED:
+            self._states.pop(self._removed.popleft(), None)
 
     def _is_decided(self, group: bytes) -> bool:
         state = self._states.get(group)
