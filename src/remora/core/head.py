@@ -21,21 +21,17 @@ from remora.core.actor_placement import ActorPlacer, Hopeless
 from remora.core.actor_registry import ActorRegistry
 from remora.core.cluster_view import ClusterView
 from remora.core.counted_link import UnitReader
-from remora.core.head_groups import GROUP_MESSAGES, HeadGroups
+from remora.core.head_groups import HeadGroups
 from remora.core.head_links import HeadLinks, ToNode
-from remora.core.head_reports import actor_reports, node_reports
+from remora.core.head_processes import handle
 from remora.core.head_rows import read_rows, write_row
+from remora.core.head_views import ChangedViews
 from remora.core.jobs import JobTable
 from remora.core.journal import Change, Journal
 from remora.core.key_value import KeyValueTable
 from remora.core.membership import Membership, NodeDeparted, ViewChanged
-from remora.messages import actors, inspection
 from remora.messages import head as m
 from remora.messages.links import ForProcess, FromProcess, ProcessGone
-from remora.messages.placement_groups import CreatePlacementGroup
-
-VIEW_INTERVAL_S = 0.1
-"""Changes of what nodes have are told together, at most so often; a new node is told at once."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -73,9 +69,7 @@ class Head:
         self._readers: dict[bytes, UnitReader] = {}
         """One for each node that has a stream."""
         self._now_s = 0.0
-        self._changed_views: dict[bytes, m.MemberView] = {}
-        self._tell_views_at_s: float | None = None
-        self._views_told_s = -VIEW_INTERVAL_S
+        self._changed_views = ChangedViews()
 
     # ------------------------------------------------------------------ nodes come and go
 
@@ -159,7 +153,7 @@ class Head:
         self.membership.link_ended(node, now_s)
 
     def tick(self, now_s: float) -> None:
-        """Deaths by silence, actors that wait, and views that are due. To be called every ``VIEW_INTERVAL_S``."""
+        """Deaths by silence, actors that wait, and views that are due. To be called every 0.1 s."""
         self._now_s = now_s
         self.membership.tick(now_s)
         self._carry_out()
@@ -208,51 +202,10 @@ class Head:
     def _on_process_message(self, marker: FromProcess, message: Any) -> None:
         process = marker.process
         try:
-            self._dispatch(process, marker.job, message)
+            handle(self, process, marker.job, message, self._now_s)
         except ValueError as error:
             self.complaints.append(str(error))
             self.links.say(node_of(process), m.EndProcess(process, str(error)))
-
-    def _dispatch(self, process: bytes, job: bytes, message: Any) -> None:
-        registry = self.registry
-        kind = type(message)
-        if kind is actors.CreateActor:
-            registry.create(process, job, message)
-            if self.jobs.has_ended(job):
-                registry.job_ended(job)
-        elif kind is actors.GetActor:
-            registry.find(process, message.request, message.name, message.namespace)
-        elif kind is actors.SubscribeActor:
-            registry.subscribe(process, message.actor)
-        elif kind is actors.UnsubscribeActor:
-            registry.unsubscribe(process, message.actor)
-        elif kind is actors.KillActor:
-            registry.kill(message.actor, message.no_restart)
-        elif kind is actors.ActorConstructed:
-            registry.constructed(process, message)
-        elif kind is actors.ActorExiting:
-            registry.exiting(process, message.actor, message.incarnation)
-        elif kind in GROUP_MESSAGES:
-            self.groups.on_message(process, job, message, self._now_s)
-            if isinstance(message, CreatePlacementGroup) and self.jobs.has_ended(job):
-                self.groups.job_ended(job)
-            self.placer.try_again()
-        else:
-            self.say_to(process, self._answer(message))
-
-    def _answer(self, message: Any) -> Any:
-        kind = type(message)
-        if kind is m.KeyValueRequest:
-            return self.key_value.answer(message)
-        if kind is actors.ListActors:
-            return actors.ActorNames(message.request, self.registry.names(message.namespace))
-        if kind is m.ListActorStates:
-            return m.ActorStates(message.request, actor_reports(self.registry, self.placer))
-        if kind is m.ListJobs:
-            return m.Jobs(message.request, self.jobs.reports())
-        if kind is inspection.GetNodes:
-            return inspection.Nodes(message.request, node_reports(self.membership))
-        raise ValueError(f"{message!r} is nothing that a process says to the head")
 
     def _on_node_message(self, node: bytes, message: Any) -> None:
         handler = self._node_handlers.get(type(message))
@@ -364,7 +317,7 @@ class Head:
             self._tell_departed(node)
         self.links.close(node)
         self._readers.pop(node, None)
-        self._changed_views.pop(node, None)
+        self._changed_views.drop(node)
         self.view.died(node, departure.cause)
         self.placer.node_died(node)
         self.registry.node_died(node, f"node {short(node)} is gone: {departure.cause}")
@@ -387,9 +340,7 @@ class Head:
         is_new = self.view.get(view.node) is None
         self._report(view)
         self.groups.node_changed(view, self._now_s)
-        self._changed_views[view.node] = view
-        due_s = self._now_s if is_new else max(self._now_s, self._views_told_s + VIEW_INTERVAL_S)
-        self._tell_views_at_s = due_s if self._tell_views_at_s is None else min(due_s, self._tell_views_at_s)
+        self._changed_views.add(view, is_new, self._now_s)
 
     def _report(self, view: m.MemberView) -> None:
         self.view.report(
@@ -402,16 +353,6 @@ class Head:
             now_s=self._now_s,
         )
 
-    def _tell_views(self) -> None:
-        if self._tell_views_at_s is None or self._now_s < self._tell_views_at_s:
-            return
-        self._tell_views_at_s = None
-        self._views_told_s = self._now_s
-        changed = m.MembersChanged(list(self._changed_views.values()))
-        self._changed_views.clear()
-        for node in self.links.nodes():
-            self.links.mention(node, changed)
-
     @property
     def _unix_s(self) -> float:
         return self._identity.epoch_s + self._now_s
@@ -420,7 +361,10 @@ class Head:
 
     def end_turn(self) -> tuple[list[Change], list[ToNode]]:
         """What is to be written down, and what is to be sent after that; both are taken."""
-        self._tell_views()
+        changed = self._changed_views.take(self._now_s)
+        if changed is not None:
+            for node in self.links.nodes():
+                self.links.mention(node, changed)
         self.links.confirm()
         changes = [Change(kind, key, write_row(self, kind, key)) for kind, key in self._journal.take()]
         return changes, _taken(self.links.outbox)

@@ -8,7 +8,8 @@ import sys
 from time import monotonic
 from typing import Any
 
-from remora.core.head import VIEW_INTERVAL_S, Head
+from remora.core.head import Head
+from remora.core.head_views import VIEW_INTERVAL_S
 from remora.messages.head import JoinCluster, Joined, Rejoin, Rejoined
 from remora.processes.head.commits import CommitPipeline, Outgoing
 from remora.processes.head.configuration import HEAD_SOCKETS, HeadConfiguration

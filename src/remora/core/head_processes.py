@@ -1,0 +1,62 @@
+"""What processes of the nodes say to the head: about actors, placement groups, keys and values, and what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remora.core.head_groups import GROUP_MESSAGES
+from remora.core.head_reports import actor_reports, node_reports
+from remora.messages import actors, inspection
+from remora.messages import head as m
+from remora.messages.placement_groups import CreatePlacementGroup
+
+if TYPE_CHECKING:
+    from remora.core.head import Head
+
+
+def handle(head: Head, process: bytes, job: bytes, message: Any, now_s: float) -> None:
+    """Do what the process of this job asks.
+
+    Raises:
+        ValueError: the message is wrong, or nothing that a process says to the head.
+    """
+    registry = head.registry
+    kind = type(message)
+    if kind is actors.CreateActor:
+        registry.create(process, job, message)
+        if head.jobs.has_ended(job):
+            registry.job_ended(job)
+    elif kind is actors.GetActor:
+        registry.find(process, message.request, message.name, message.namespace)
+    elif kind is actors.SubscribeActor:
+        registry.subscribe(process, message.actor)
+    elif kind is actors.UnsubscribeActor:
+        registry.unsubscribe(process, message.actor)
+    elif kind is actors.KillActor:
+        registry.kill(message.actor, message.no_restart)
+    elif kind is actors.ActorConstructed:
+        registry.constructed(process, message)
+    elif kind is actors.ActorExiting:
+        registry.exiting(process, message.actor, message.incarnation)
+    elif kind in GROUP_MESSAGES:
+        head.groups.on_message(process, job, message, now_s)
+        if kind is CreatePlacementGroup and head.jobs.has_ended(job):
+            head.groups.job_ended(job)
+        head.placer.try_again()
+    else:
+        head.say_to(process, _answer(head, message))
+
+
+def _answer(head: Head, message: Any) -> Any:
+    kind = type(message)
+    if kind is m.KeyValueRequest:
+        return head.key_value.answer(message)
+    if kind is actors.ListActors:
+        return actors.ActorNames(message.request, head.registry.names(message.namespace))
+    if kind is m.ListActorStates:
+        return m.ActorStates(message.request, actor_reports(head.registry, head.placer))
+    if kind is m.ListJobs:
+        return m.Jobs(message.request, head.jobs.reports())
+    if kind is inspection.GetNodes:
+        return inspection.Nodes(message.request, node_reports(head.membership))
+    raise ValueError(f"{message!r} is nothing that a process says to the head")
