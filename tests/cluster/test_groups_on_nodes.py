@@ -169,13 +169,15 @@ def test_bundles_of_a_node_that_dies_go_to_another_one() -> None:
             group = placement_group([{"CPU": 2}])
             assert group.wait(TIMEOUT_S)
             (first,) = nodes_of(group)
-            waiting = where.options(**within(group)).remote()
-            assert remora.get(waiting, timeout=TIMEOUT_S)[0] == first
+            keeper = Keeper.options(max_restarts=1, max_task_retries=-1, **within(group)).remote()
+            assert remora.get(where.options(**within(group)).remote(), timeout=TIMEOUT_S)[0] == first
+            assert remora.get(keeper.where.remote(), timeout=TIMEOUT_S) == first
             (name,) = [node["Labels"]["name"] for node in remora.nodes() if node["NodeID"] == first]
             cluster.remove_node(nodes[name], allow_graceful=False)
             node, _ = remora.get(where.options(max_retries=-1, **within(group)).remote(), timeout=TIMEOUT_S)
             assert node != first
             wait_for(lambda: placement_group_table(group)["state"] == "CREATED")
             assert nodes_of(group) == [node]
+            assert remora.get(keeper.where.remote(), timeout=TIMEOUT_S) == node
         finally:
             remora.shutdown()
