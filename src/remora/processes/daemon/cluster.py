@@ -89,6 +89,7 @@ class ClusterService:
         self._join = JoinString(*split_address(cluster.head_address or self.address), self.credentials)
         self._members: dict[bytes, h.MemberView] = {}
         self._departures: list[h.Departure] = []
+        self._departed_members: dict[bytes, h.MemberView] = {}
         self._jobs_told: dict[NodeId, set[bytes]] = {}
         self.head = HeadLink(reactor, self._join.address, self.credentials, self)
         joined = self.head.join(self.address, dict(total.units), configuration.labels, cluster.is_head)
@@ -167,14 +168,16 @@ class ClusterService:
                 _to_floats(member.total),
                 _to_floats(member.available),
                 member.labels,
+                is_head_node=member.is_head_node,
             )
             for member in self._members.values()
         ]
-        gone = [
-            inspection.NodeReport(departure.node, False, "", "", {}, {}, {}, departure.cause)
-            for departure in self._departures
-        ]
-        return alive + gone
+        return alive + [self._report_departed(departure) for departure in self._departures]
+
+    def _report_departed(self, departure: h.Departure) -> inspection.NodeReport:
+        member = self._departed_members.get(departure.node)  # None: it left before this node joined
+        hostname, address = (member.hostname, member.address) if member is not None else ("", "")
+        return inspection.NodeReport(departure.node, False, hostname, address, {}, {}, {}, departure.cause)
 
     # ------------------------------------------------------------------ the turn of the loop
 
@@ -212,7 +215,9 @@ class ClusterService:
         target = preface.target
         if target == HEAD_PROCESS and self._keeper is not None:
             pass_socket(self._keeper.socket_path, sock, preface)
-        elif self._daemon is None or node_of(target) != self.node:
+        elif self._daemon is None:
+            refuse(sock, Refusal.STARTING)
+        elif node_of(target) != self.node:
             refuse(sock, Refusal.UNKNOWN_TARGET)
         elif target != make_process_id(self.number, 0):
             self._pass_to_worker(sock, preface)
@@ -311,7 +316,9 @@ class ClusterService:
 
     def on_node_dead(self, departure: h.Departure) -> None:
         """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
-        self._members.pop(departure.node, None)
+        member = self._members.pop(departure.node, None)
+        if member is not None:
+            self._departed_members[departure.node] = member
         self._departures.append(departure)
         if self._daemon is not None:
             print(f"node {short(departure.node)} is gone: {departure.cause}", flush=True)

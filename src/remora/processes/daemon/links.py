@@ -15,7 +15,7 @@ from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
 from remora.messages.links import ForProcess, FromProcess
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import Refusal
-from remora.system.network.stream import Stream, StreamRefused, open_stream
+from remora.system.network.stream import Stream, open_stream
 from remora.system.reactor import Reactor
 
 
@@ -181,10 +181,10 @@ class Links:
             return
         link.streams.remove(stream)
         link.marker.pop(id(stream), None)
-        if link.node not in self._dead and isinstance(error, StreamRefused):
+        # What was on its way is lost, so the two cannot go on with each other: either the other daemon is gone, and the
+        # head finds that out, or the head must choose between them. Until then what is said goes nowhere.
+        if link.node not in self._dead and error is not None:
             self._handler.on_link_broken(link.node, error)
-        # A stream ends for good only when the other daemon is gone; what is said to it until the head has declared it
-        # dead goes nowhere.
 
     # ------------------------------------------------------------------ ends
 

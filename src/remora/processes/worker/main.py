@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remora.base import runtime
 from remora.base.bundle_names import without_group
@@ -45,6 +45,9 @@ from remora.system.handshake import (
     send_hello,
 )
 from remora.system.session_directory import DAEMON_SOCKET
+
+if TYPE_CHECKING:
+    from remora.system.network.socket_passing import SocketReceiver
 
 
 def main(configuration: WorkerConfiguration) -> int:
@@ -92,6 +95,7 @@ class Worker:
         self._blocked_threads = 0
         self._construct: ConstructActor | None = None
         client.reactor.register(self._listener.fileno(), self._on_connect)
+        self._receiver: SocketReceiver | None = None
         if welcome.credentials is not None:
             self._accept_streams(sockets_path, passed, welcome.credentials)
         runtime.current = WorkerRuntime(client, self)
@@ -134,6 +138,8 @@ class Worker:
     def _abandon_in_child(self) -> None:
         self.runner.is_forked_copy = True
         self._listener.close()
+        if self._receiver is not None:
+            self._receiver.abandon_in_child()
 
     def _is_settled(self) -> bool:
         """Nobody depends on anything that this process keeps for them, and all is written."""
