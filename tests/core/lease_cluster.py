@@ -134,6 +134,7 @@ class LeaseCluster:
             del self.wanted[key]
         for lease in [lease for lease, (holder, _) in self.held.items() if holder == process]:
             del self.held[lease]
+        self.reclaimed &= self.held.keys()
 
     def worker_ended(self, worker: bytes) -> None:
         """What an orphaned worker ran has ended."""
@@ -160,6 +161,7 @@ class LeaseCluster:
         for process in {holder for holder, _ in self.held.values() if node_of(holder) == node}:
             self.gone.add(process)
         self.held = {lease: one for lease, one in self.held.items() if node_of(one[0]) != node}
+        self.reclaimed &= self.held.keys()
         for key in [key for key in self.wanted if node_of(key[0]) == node]:
             del self.wanted[key]
         for news in self.news.values():

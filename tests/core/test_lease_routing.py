@@ -659,5 +659,5 @@ class Routing(RuleBasedStateMachine):
             assert not list(node.router.remote_leases())
 
 
-Routing.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Routing.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestRouting = Routing.TestCase
