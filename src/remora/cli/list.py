@@ -20,6 +20,7 @@ from remora.cli.text import (
     make_console,
     make_table,
     to_json,
+    without_bundles,
 )
 from remora.messages.inspection import (
     CallReport,
@@ -90,7 +91,7 @@ def list_nodes(session: SessionRecord, limit: int) -> Listing:
             "labels": node.labels,
             "state_message": node.cause,
         }
-        resources = format_amounts(node.resources) if node.is_alive else ""
+        resources = format_amounts(without_bundles(node.resources)) if node.is_alive else ""
         labels = ", ".join(f"{name}={value}" for name, value in node.labels.items())
         listing.add(row, short(node.node), state, node.address, resources, labels, node.cause)
     return listing

@@ -64,8 +64,10 @@ def show_memory(console: Console, memory: ClusterMemory) -> None:
     _show_objects(console, title, memory.objects, has_nodes=len(memory.nodes) > 1)
     _show_processes(console, memory)
     _show_pulls(console, memory.nodes)
-    for node in memory.nodes:
-        _show_sums(console, node, has_nodes=len(memory.nodes) > 1)
+    if len(memory.nodes) > 1:
+        _show_stores(console, memory.nodes)
+    else:
+        _show_sums(console, memory.nodes[0])
 
 
 def _show_objects(console: Console, title: str, objects: list[ObjectReport], *, has_nodes: bool) -> None:
@@ -147,25 +149,38 @@ def _show_pulls(console: Console, nodes: list[NodeStore]) -> None:
         console.print(table)
 
 
-def _show_sums(console: Console, node: NodeStore, *, has_nodes: bool) -> None:
+def _show_sums(console: Console, node: NodeStore) -> None:
+    table = make_table("Every byte of the store", "what", ">size", ">bytes")
+    for what, size_bytes in _parts(node):
+        table.add_row(what, format_bytes(size_bytes), f"{size_bytes:,}")
+    table.add_section()
+    limit_bytes = node.store.limit_bytes
+    table.add_row("limit", format_bytes(limit_bytes), f"{limit_bytes:,}")
+    console.print(table)
+    console.print(f"Objects too small for the store take {format_bytes(node.inline_bytes)} in the daemon.")
+
+
+def _show_stores(console: Console, nodes: list[NodeStore]) -> None:
+    """The same with a column for each node."""
+    table = make_table("Every byte of the stores", "what", *(f">node {short(node.node.node)}" for node in nodes))
+    for parts in zip(*map(_parts, nodes), strict=True):
+        table.add_row(parts[0][0], *(format_bytes(size_bytes) for _, size_bytes in parts))
+    table.add_section()
+    table.add_row("limit", *(format_bytes(node.store.limit_bytes) for node in nodes))
+    table.add_row("beside it, too small for a store", *(format_bytes(node.inline_bytes) for node in nodes))
+    console.print(table)
+
+
+def _parts(node: NodeStore) -> list[tuple[str, int]]:
+    """What the bytes of a store are; their sum is its limit."""
     store, contents = node.store, node.contents
-    title = "Every byte of the store"
-    if has_nodes:
-        title += f" of node {short(node.node.node)} ({escape(node.node.address)})"
-    table = make_table(title, "what", ">size", ">bytes")
-    rows = [
-        ("objects" if not has_nodes else "objects of this node", contents.primary_bytes),
-        *([("kept for objects of other nodes", contents.kept_bytes)] if has_nodes or contents.kept_bytes else []),
-        *([("copies that can be evicted", contents.cached_bytes)] if has_nodes or contents.cached_bytes else []),
+    return [
+        ("objects whose home is the node", contents.primary_bytes),
+        ("kept for other homes, or as further copies", contents.kept_bytes),
+        ("copies that can be evicted", contents.cached_bytes),
         ("results on their way to who asked for them", contents.unclaimed_bytes),
         ("reserved for processes to write into", store.reserved_bytes),
         ("rounding of small objects to pages", store.lost_bytes),
         ("free, with memory (warm)", store.warm_bytes),
         ("free, without memory", store.free_bytes - store.warm_bytes),
     ]
-    for what, size_bytes in rows:
-        table.add_row(what, format_bytes(size_bytes), f"{size_bytes:,}")
-    table.add_section()
-    table.add_row("limit", format_bytes(store.limit_bytes), f"{store.limit_bytes:,}")
-    console.print(table)
-    console.print(f"Objects too small for the store take {format_bytes(node.inline_bytes)} in the daemon.")

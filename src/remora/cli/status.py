@@ -16,10 +16,12 @@ from remora.cli.text import (
     format_amount,
     format_amounts,
     format_bytes,
+    format_need,
     make_console,
     make_table,
     show_missing,
     to_json,
+    without_bundles,
 )
 from remora.messages.inspection import InspectStatus, ProcessStatus, StatusReport, StoreUsage, WaitingLease
 from remora.system.session_directory import SessionRecord
@@ -84,7 +86,7 @@ def _show_nodes(console: Console, nodes: list[NodeRow]) -> None:
 def _in_use(row: NodeRow) -> str:
     """``1 of 2 CPU, 0 of 4 disk``."""
     parts = []
-    for name, total in row.node.resources.items():
+    for name, total in without_bundles(row.node.resources).items():
         if name != "object_store_memory":
             used = total - row.node.available.get(name, 0.0)
             parts.append(f"{format_amount(name, used)} of {format_amount(name, total)} {name}")
@@ -95,7 +97,7 @@ def _show_resources(console: Console, status: ClusterStatus) -> None:
     totals: dict[str, float] = {}
     available: dict[str, float] = {}
     for row in status.nodes:
-        for name, amount in row.node.resources.items():
+        for name, amount in without_bundles(row.node.resources).items():
             totals[name] = totals.get(name, 0.0) + amount
             available[name] = available.get(name, 0.0) + row.node.available.get(name, 0.0)
     title = "Resources of all nodes" if len(status.nodes) > 1 else "Resources"
@@ -238,7 +240,7 @@ def _show_waiting(console: Console, status: ClusterStatus) -> None:
         table.add_row(
             escape(who),
             str(one.count),
-            escape(format_amounts(one.resources)),
+            escape(format_need(one.resources)),
             f"{one.waited_s:.1f} s",
             escape(one.reason),
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from remora.base.bundle_names import BUNDLE, CAPTURE, parse_name
 from remora.base.ids import short
 from remora.messages.inspection import NodeReport, SilentNode
 
@@ -56,6 +57,22 @@ def format_amount(name: str, amount: float) -> str:
 def format_amounts(amounts: dict[str, float]) -> str:
     """``CPU 2, memory 1 GB``."""
     return ", ".join(f"{name} {format_amount(name, amount)}" for name, amount in amounts.items()) or "nothing"
+
+
+def without_bundles(amounts: dict[str, float]) -> dict[str, float]:
+    """What a node has, without what its bundles of placement groups have of it."""
+    return {name: amount for name, amount in amounts.items() if parse_name(name) is None}
+
+
+def format_need(amounts: dict[str, float]) -> str:
+    """What a task or actor needs: ``CPU 1``, or ``CPU 1 of placement group 0a1b...``."""
+    parsed = {name: parse_name(name) for name in amounts}
+    groups = {found[1].hex() for found in parsed.values() if found is not None}
+    if not groups:
+        return format_amounts(amounts)
+    plain = {found[0]: amounts[name] for name, found in parsed.items() if found is not None}
+    text = format_amounts({name: amount for name, amount in plain.items() if name not in (BUNDLE, CAPTURE)})
+    return f"{text} of placement group {', '.join(groups)}"
 
 
 def format_site(site: str) -> str:

@@ -94,7 +94,7 @@ class Entry:
         return f"<{STATE_NAMES[self.value.state]}, held by [{holders}]>"
 
 
-class ObjectRow(msgspec.Struct, frozen=True):
+class ObjectRow(msgspec.Struct, frozen=True, gc=False):
     """One object for `remora memory`.
 
     A stored value lies in ``location``; ``kept``, ``cached`` and ``arriving`` are the nodes with further copies.

@@ -52,7 +52,7 @@ def search_leaks(rows: Iterable[ObjectRow], actor_of: Mapping[bytes, bytes]) -> 
             if inner not in reached:
                 reached[inner] = None
                 todo.append(inner)
-        yield
+            yield
     return ids - reached.keys()
 
 

@@ -93,6 +93,7 @@ class ClientRuntime:
                 address=report.address,
                 resources=report.resources,
                 labels=report.labels,
+                death_reason=report.cause,
             )
             for report in self._node_reports()
         ]

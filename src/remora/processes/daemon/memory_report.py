@@ -6,12 +6,13 @@ is no picture of one moment: an object that is freed between two steps is there 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Generator, Mapping
 from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING
 
-from remora.base.ids import ProcessId, node_of, process_of
+from remora.base.ids import ProcessId, make_process_id, node_of, process_of
 from remora.core.counting.entries import ObjectRow
 from remora.core.counting.leaks import search_leaks
 from remora.core.counting.vocabulary import is_container, is_process
@@ -43,6 +44,9 @@ class MemoryBuilder:
         for connected in daemon.processes:
             self._pids[connected.process] = connected.pid
             self._names[connected.process] = connected.role
+        itself = make_process_id(int.from_bytes(daemon.node, "big"), 0)
+        self._names[itself] = "daemon (copies)"
+        self._pids[itself] = os.getpid()
         self._sites: dict[tuple[bytes, bytes], str] = {}
         self._views: Counter[bytes] = Counter()
         self._viewed_bytes: Counter[bytes] = Counter()
@@ -164,9 +168,10 @@ class MemoryBuilder:
         """Those that are there, and those that are gone and whose objects are still there."""
         written = self._arena.published_by()
         there = [connected.process for connected in self._daemon.processes if connected.role != "inspector"]
-        gone = [process for process in written if process not in self._pids]
+        # The daemon itself, and those that have ended: nobody can ask them.
+        others = [process for process in written if process not in there]
         found = []
-        for process in [*there, *gone]:
+        for process in [*there, *others]:
             report = self._reports.get(process)
             pins = report.pins if report is not None else []
             found.append(
@@ -174,7 +179,7 @@ class MemoryBuilder:
                     process,
                     self._pids.get(process, 0),
                     self._names.get(process, "ended"),
-                    report is not None or process in gone,
+                    report is not None or process in others,
                     written.get(process, 0),
                     self._arena.reserved_by(ProcessId(process)),
                     len(report.refs) + report.omitted_refs if report is not None else 0,

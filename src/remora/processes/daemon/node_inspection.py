@@ -108,16 +108,18 @@ class NodeInspection:
     def node_report(self) -> m.NodeReport:
         """This node."""
         daemon = self._daemon
+        cluster = daemon.configuration.cluster
         hostname = socket.gethostname()
         return m.NodeReport(
             daemon.node,
             True,
             hostname,
             daemon.processes.node_address or hostname,
-            {**daemon.total.to_floats(), "object_store_memory": float(daemon.store_limit_bytes)},
+            {**daemon.workers.leases.ledger.total.to_floats(), "object_store_memory": float(daemon.store_limit_bytes)},
             {
                 **daemon.workers.leases.ledger.available(),
                 "object_store_memory": float(daemon.objects.arena.usage().free_bytes),
             },
             daemon.configuration.labels,
+            is_head_node=cluster is not None and cluster.is_head,
         )
