@@ -276,11 +276,13 @@ class Membership:
 
     # ------------------------------------------------------------------ what nodes have
 
-    def load(self, node: bytes, message: NodeLoad) -> None:
-        """The member has told what it has."""
-        member = self._members.get(node)
-        if member is None:
-            return
+    def load(self, node: bytes, message: NodeLoad) -> MemberView:
+        """The member has told what it has; what is known of it now.
+
+        Raises:
+            KeyError: it is no member.
+        """
+        member = self._members[node]
         view = msgspec.structs.replace(
             member.view,
             total=message.total,
@@ -288,11 +290,12 @@ class Membership:
             queue_length=message.queue_length,
             demand=message.demand,
         )
-        if view != member.view:
-            if message.total != member.view.total:
-                self._journal.touch(MEMBER, node)
-            member.view = view
-            self.outbox.append(ViewChanged(view))
+        if message.total != member.view.total:
+            self._journal.touch(MEMBER, node)
+        # Also when it says the same again: what others have made of it meanwhile is a guess.
+        member.view = view
+        self.outbox.append(ViewChanged(view))
+        return view
 
     # ------------------------------------------------------------------ looking
 
