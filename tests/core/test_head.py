@@ -147,6 +147,19 @@ def test_an_actor_goes_where_there_is_room_and_waits_when_there_is_none(cluster:
     assert [message.actor for message in cluster.take(two, m.PlaceActor)] == [waiting]
 
 
+def test_what_an_actor_holds_is_counted_once_though_its_node_told_of_it_before_and_after(cluster: Cluster) -> None:
+    one = cluster.join(cpus=3, is_head_node=True)
+    start_job(cluster, one)
+    actor = create(cluster, one)
+    load = m.NodeLoad({"CPU": 30_000}, {"CPU": 20_000})
+    cluster.say(one, load)
+    place(cluster, actor)
+    cluster.say(one, load)
+    view = cluster.head.view.get(one)
+    assert view is not None
+    assert (view.available, view.asked) == ({"CPU": 20_000}, {})
+
+
 def test_a_node_that_refuses_is_not_asked_again_at_once(cluster: Cluster) -> None:
     one = cluster.join(is_head_node=True)
     start_job(cluster, one)

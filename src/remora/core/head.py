@@ -194,7 +194,9 @@ class Head:
             except ValueError as error:
                 self.complaints.append(f"node {short(node)}: {error}")
         elif isinstance(message, m.NodeLoad):
-            self.membership.load(node, message)
+            view = self.membership.load(node, message)
+            # Also when it is what the node said before: what the head has subtracted since is in it now.
+            self._report(view)
             self.placer.load_told(node)
         else:
             self.complaints.append(f"node {short(node)} says {message!r} in the middle of its stream")
