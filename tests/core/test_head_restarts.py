@@ -40,6 +40,10 @@ class Node:
     def process(self, number: int) -> bytes:
         return make_process_id(int.from_bytes(self.node, "big"), number)
 
+    def load(self) -> m.NodeLoad:
+        """It has room for two actors, which is as many as there are names."""
+        return m.NodeLoad({"CPU": 20_000}, {"CPU": max(0, 20_000 - 10_000 * len(self.workers))})
+
     def say(self, *unit: Any) -> None:
         self.link.say(unit)
         if self.is_open:
@@ -164,8 +168,10 @@ class World:
     def tick(self, seconds: float) -> None:
         for _ in range(round(seconds * 10)):
             self.now_s += 0.1
-            for node in self.nodes:
-                self.head.heartbeat(node, m.Heartbeat(1), self.now_s)
+            for node in self.nodes.values():
+                self.head.heartbeat(node.node, m.Heartbeat(1), self.now_s)
+                if node.is_open:
+                    self.head.on_messages(node.node, [node.load()], self.now_s)
             self.head.tick(self.now_s)
             self.turn(True, True)
 
