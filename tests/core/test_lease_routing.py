@@ -96,6 +96,18 @@ def test_room_that_was_returned_is_used_before_the_next_report() -> None:
     assert grant.request == second
 
 
+def test_what_a_report_has_counted_is_not_counted_again_when_it_is_granted() -> None:
+    cluster = LeaseCluster(ONE, TWO)
+    cluster.request(DRIVER, count=2)
+    cluster.deliver(node_id(1), node_id(2))
+    cluster.tell_all()
+    cluster.run()
+    assert cluster.nodes_of_grants() == [1, 2]
+    cluster.request(DRIVER)
+    cluster.run()
+    assert cluster.nodes_of_grants() == [1, 2, 2], "node 2 has nothing new to report, and has room"
+
+
 def test_large_arguments_draw_a_task_to_their_node() -> None:
     cluster = LeaseCluster(TWO, TWO)
     cluster.request(DRIVER, arguments={node_id(2): 5_000_000})

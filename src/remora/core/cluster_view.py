@@ -2,8 +2,10 @@
 
 Reports of others come late, so a view is a guess that this node improves by what it does itself: what it has asked a
 node for and has not been answered counts as taken (``asked``), what it was granted is taken, what it gave back is
-free. The next report replaces the guess. ``revision`` counts whatever may change a decision, so that a node which
-had no room is asked again only when there is news of it.
+free. The next report replaces the guess. A node reports when something has changed there, and then no more: so what
+it may have counted already is not counted here again, or it would be wrong for as long as nothing changes.
+``revision`` counts whatever may change a decision, so that a node which had no room is asked again only when there is
+news of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class NodeView:
         "labels",
         "node",
         "queue_length",
+        "reports",
         "revision",
         "total",
     )
@@ -45,6 +48,8 @@ class NodeView:
         self.is_alive = True
         self.death_cause = ""
         self.heard_s = 0.0
+        self.reports = 0
+        """How many were heard."""
         self.revision = 0
 
     def may_ever_run(self, required: Resources) -> bool:
@@ -115,6 +120,7 @@ class ClusterView:
         view.labels = labels if labels is not None else view.labels
         view.queue_length = queue_length
         view.heard_s = now_s
+        view.reports += 1
         self.touch(view)
 
     def died(self, node: bytes, cause: str) -> None:

@@ -147,8 +147,6 @@ class LeaseRouter:
         if record is not None:
             for request in list(record.requests.values()):
                 self._placer.forget(request)
-            for lease in record.leases.values():
-                self.view.take(lease.node, lease.need, -1)
             for node in record.nodes:
                 self._to_other_node(node, None, ProcessGone(process))
         self.table.requester_gone(process, now_s)
@@ -217,8 +215,7 @@ class LeaseRouter:
                 self._placer.failed(request, node, message, now_s)
         elif message.lease in record.leases:
             if isinstance(message, LeaseBroken):
-                lease = record.leases.pop(message.lease)
-                self.view.take(node, lease.need, -1)
+                del record.leases[message.lease]
             self._emit(Send(process, message))
         self.settle(now_s)
 
@@ -331,10 +328,7 @@ class LeaseRouter:
             raise ValueError(f"node {short(node)} granted lease {message.lease}, whose number is another node's")
         need = request.shape.need if request is not None else Resources()
         if request is not None:
-            self._placer.answered(request, node, 1)
-            self.view.take(node, need)
-            if not request.units:
-                self._placer.forget(request)
+            self._placer.granted(request, node)
         record.leases[message.lease] = RemoteLease(record.process, node, message.worker, need)
         self._emit(Send(record.process, message))
 

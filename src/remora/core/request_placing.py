@@ -212,6 +212,8 @@ class RequestPlacer:
         """Ask the node for units that wait here; in the view they are asked for already."""
         request.waiting -= count
         request.at[node] = request.at.get(node, 0) + count
+        view = self._view.get(node)
+        request.asked_after[node] = view.reports if view is not None else 0
         if is_patient:
             request.patient[node] = False
         message = msgspec.structs.replace(request.message, count=count, arguments={}, patient=is_patient)
@@ -252,9 +254,18 @@ class RequestPlacer:
         if count < asked:
             request.at[node] -= count
         elif asked:
-            del request.at[node]
+            del request.at[node], request.asked_after[node]
             request.patient.pop(node, None)
         return count
+
+    def granted(self, request: RoutedRequest, node: bytes) -> None:
+        """The node has granted one unit. A report since it was asked has counted that, or another one will."""
+        view = self._view.get(node)
+        if view is not None and request.asked_after.get(node) == view.reports:
+            self._view.take(node, request.shape.need)
+        self.answered(request, node, 1)
+        if not request.units:
+            self.forget(request)
 
     def rejected(self, request: RoutedRequest, node: bytes, count: int, now_s: float) -> None:
         """The node has no room for so many units: it is not asked again before there is news of it."""
@@ -283,6 +294,7 @@ class RequestPlacer:
             shape.refused.pop(node, None)
             for request in shape.requests:
                 request.waiting += request.at.pop(node, 0)
+                request.asked_after.pop(node, None)
                 request.patient.pop(node, None)
 
     # ------------------------------------------------------------------ the end of a request
@@ -299,8 +311,8 @@ class RequestPlacer:
         """It is granted in whole, or its process is gone."""
         for node, count in request.at.items():
             self._view.ask(node, request.shape.need, -count)
-        request.at.clear()
-        request.patient.clear()
+        for places in (request.at, request.asked_after, request.patient):
+            places.clear()
         request.waiting = request.at_table = 0
         del request.process.requests[request.number]
         del request.shape.requests[request]
@@ -386,6 +398,7 @@ class RequestPlacer:
         assert request.waiting >= 0 <= request.at_table, f"{request!r} counts wrongly"
         assert all(count > 0 for count in request.at.values()), f"{request!r} counts wrongly"
         assert request.patient.keys() <= request.at.keys(), f"{request!r} is patient where nothing waits"
+        assert request.asked_after.keys() == request.at.keys(), f"{request!r} has places that it forgot"
         assert self._node not in request.at, f"{request!r} was sent to its own node"
         for node in request.at:
             assert not self._view.is_dead(node), f"{request!r} waits for the dead node {short(node)}"

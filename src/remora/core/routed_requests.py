@@ -62,6 +62,7 @@ class RoutedRequest:
     """A request of a process of this node. Each of its units is in one place."""
 
     __slots__ = (
+        "asked_after",
         "at",
         "at_table",
         "failed",
@@ -85,6 +86,8 @@ class RoutedRequest:
         """Units at this node's own table, waiting for resources or for a worker process."""
         self.at: dict[bytes, int] = {}
         """Node to units that it was asked for and has not answered."""
+        self.asked_after: dict[bytes, int] = {}
+        """The same nodes, and how many reports of theirs were heard before."""
         self.patient: dict[bytes, bool] = {}
         """Nodes at which units wait for their turn; true when they were called back."""
         self.failed: dict[bytes, str] = {}
