@@ -104,10 +104,11 @@ class ServedConnection:
     def __repr__(self) -> str:
         return f"<ServedConnection of node {short(self.reader)}, {self.sent_bytes} bytes sent>"
 
-    def close(self) -> None:
-        """End it; ``connection_ended`` tells when it has ended."""
+    def close(self, *, will_be_answered: bool = True) -> None:
+        """End it; ``connection_ended`` tells when it has ended. *will_be_answered*: the loop goes on running."""
         self._is_closing = True
-        self._answers.put(None)
+        if not will_be_answered:
+            self._answers.put(None)
         if self._socket is not None:
             end_connection(self._socket)
 
