@@ -205,6 +205,66 @@ def test_of_two_groups_that_need_everything_one_has_all_and_the_other_nothing() 
     assert [cluster.state(group) for group in groups] == ["REMOVED", "CREATED"]
 
 
+def test_what_other_groups_have_asked_for_is_left_out() -> None:
+    cluster = Cluster(1, 1)
+    groups = [cluster.create(cpus(1)) for _ in range(2)]
+    cluster.settle()
+    assert [cluster.state(group) for group in groups] == ["CREATED", "CREATED"]
+    assert all(report.highest_retry_delay_s == 0 for report in cluster.manager.reports()), "no node had to refuse"
+
+
+def test_a_manager_that_ended_before_it_said_commit_says_it_when_it_is_back() -> None:
+    cluster = Cluster(1)
+    (node,) = cluster.nodes.values()
+    group = cluster.create(cpus(1))
+    node.take()
+    cluster.manager.answered(b"\0\0\0\1", node.answers.popleft(), cluster.now_s)
+    (row,) = [effect.row for effect in cluster.manager.outbox if isinstance(effect, SaveGroup)]
+    cluster.rows[group] = row
+    cluster.restart_manager()
+    cluster.settle()
+    assert cluster.state(group) == "CREATED"
+    assert node.groups() == {group}
+
+
+def test_a_node_that_is_told_twice_does_it_once() -> None:
+    ledger = ResourcesLedger(Resources.of(num_cpus=1))
+    bundles = BundleLedger(ledger)
+    wanted = {0: Resources.of(num_cpus=1)}
+    for _ in range(2):
+        assert bundles.reserve(DRIVER * 2, 1, wanted)
+        assert not bundles.reserve(DRIVER * 2, 2, wanted), "the bundle is here in another attempt"
+    for _ in range(2):
+        assert bundles.commit(DRIVER * 2, 1)
+        assert ledger.free()[name_in_group("CPU", DRIVER * 2)] == UNITS_PER_ONE
+    assert not bundles.commit(DRIVER * 2, 2)
+    for _ in range(2):
+        bundles.give_back(DRIVER * 2)
+        assert ledger.available() == {"CPU": 1.0}
+    assert not bundles.commit(DRIVER * 2, 1), "it was returned"
+    with pytest.raises(ValueError, match="no bundles"):
+        bundles.reserve(DRIVER * 2, 3, {})
+
+
+def test_a_bundle_whose_users_are_not_ended_yet_cannot_be_had_again() -> None:
+    ledger = ResourcesLedger(Resources.of(num_cpus=2))
+    bundles = BundleLedger(ledger)
+    group = DRIVER * 2
+    assert bundles.reserve(group, 1, {0: Resources.of(num_cpus=1)})
+    assert bundles.commit(group, 1)
+    task = ledger.allocate(in_group(Resources.of(num_cpus=1), group, 0))
+    assert task is not None
+    bundles.give_back(group)
+    (effect,) = bundles.outbox
+    assert effect.names >= set(task.need)
+    assert bundles.is_draining
+    assert not bundles.reserve(group, 2, {0: Resources.of(num_cpus=1)})
+    ledger.release(task)
+    assert bundles.settle()
+    assert bundles.reserve(group, 2, {0: Resources.of(num_cpus=1)})
+    bundles.validate()
+
+
 def test_a_node_that_refuses_makes_the_others_give_back_and_the_group_is_tried_again() -> None:
     cluster = Cluster(1, 1)
     first, second = cluster.nodes.values()
