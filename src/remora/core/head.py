@@ -194,9 +194,7 @@ class Head:
             except ValueError as error:
                 self.complaints.append(f"node {short(node)}: {error}")
         elif isinstance(message, m.NodeLoad):
-            view = self.membership.load(node, message)
-            # Also when it is what the node said before: what the head has subtracted since is in it now.
-            self._report(view)
+            self.membership.load(node, message)
             self.placer.load_told(node)
         else:
             self.complaints.append(f"node {short(node)} says {message!r} in the middle of its stream")

@@ -276,8 +276,8 @@ class Membership:
 
     # ------------------------------------------------------------------ what nodes have
 
-    def load(self, node: bytes, message: NodeLoad) -> MemberView:
-        """The member has told what it has; what is known of it now.
+    def load(self, node: bytes, message: NodeLoad) -> None:
+        """The member has told what it has.
 
         Raises:
             KeyError: it is no member.
@@ -295,7 +295,6 @@ class Membership:
         # Also when it says the same again: what others have made of it meanwhile is a guess.
         member.view = view
         self.outbox.append(ViewChanged(view))
-        return view
 
     # ------------------------------------------------------------------ looking
 
