@@ -221,6 +221,14 @@ def test_the_head_ends_with_its_daemon(tmp_path: Path, credentials: ClusterCrede
     os.close(head)
 
 
+def test_the_pids_of_all_heads_are_told_to_who_looks_after_the_children_of_the_daemon(rig: HeadRig) -> None:
+    pids: list[int] = []
+    rig.keeper.tell_pids(pids.append)
+    first = rig.keeper.pid
+    rig.restart_head()
+    assert pids == [first, rig.keeper.pid]
+
+
 def test_a_head_whose_state_is_damaged_says_so_and_what_to_do(tmp_path: Path, credentials: ClusterCredentials) -> None:
     (tmp_path / "head.sqlite").write_bytes(b"this is no database, whatever its name says" * 100)
     rig = HeadRig(str(tmp_path), credentials)

@@ -125,6 +125,8 @@ class ClusterService:
     def start(self, daemon: NodeDaemon) -> None:
         """The daemon is complete: what was heard of others until now is told, and what comes goes to it."""
         self._daemon = daemon
+        if self._keeper is not None:
+            self._keeper.tell_pids(daemon.workers.spare)
         objects = daemon.objects
         remote = RemoteObjects(self.node, objects.directory, objects.arena, objects.carry_out, self.address_of)
         self.transfers = remote.transfers = Transfers(

@@ -141,6 +141,10 @@ class WorkerService:
         """The jobs whose drivers are, or were, on the node."""
         return [ProcessId(job) for job in self._jobs if job[: len(node)] == node]
 
+    def spare(self, pid: int) -> None:
+        """Child *pid* of the daemon is no worker, and not to be ended as the orphan of one."""
+        self._zygote.spare(pid)
+
     def number_of(self, process: bytes) -> int | None:
         """The number of the worker with this id, if it runs."""
         worker = self._by_process.get(process)

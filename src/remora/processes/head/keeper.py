@@ -35,23 +35,16 @@ class HeadStartError(RemoraError, RuntimeError):
 class HeadKeeper:
     """One head process after another, of which only one lives at a time.
 
-    *on_started(pid)* is told of each, because it is a child of the daemon that is neither zygote nor worker.
-
     Example:
         >>> keeper = HeadKeeper(HeadConfiguration(session_directory=directory, credentials=credentials), reactor)
         >>> keeper.start()
         >>> pass_socket(keeper.socket_path, sock, preface)    # for each connection whose target is 0.0
     """
 
-    def __init__(
-        self,
-        configuration: HeadConfiguration,
-        reactor: Reactor,
-        on_started: Callable[[int], None] = lambda pid: None,
-    ) -> None:
+    def __init__(self, configuration: HeadConfiguration, reactor: Reactor) -> None:
         self._configuration = configuration
         self._reactor = reactor
-        self._on_started = on_started
+        self._on_started: Callable[[int], None] = lambda pid: None
         self.pid = 0
         """Of the head that lives; 0 when none does."""
         self._pidfd = -1
@@ -87,6 +80,15 @@ class HeadKeeper:
             self._is_closed = True
             reason = answer.decode(errors="replace") or f"it {describe_exit(*how)}; its log is {self.log_path}"
             raise HeadStartError(f"the head could not be started: {reason}")
+
+    def tell_pids(self, on_started: Callable[[int], None]) -> None:
+        """Call ``on_started(pid)`` with the head that lives and with each later one.
+
+        For who looks after the children of the daemon: a head is neither zygote nor worker, and no orphan either.
+        """
+        self._on_started = on_started
+        if self.pid:
+            on_started(self.pid)
 
     def close(self) -> None:
         """End the head, at once: all that it has acknowledged is in its store."""
