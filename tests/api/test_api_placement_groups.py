@@ -175,6 +175,7 @@ def test_children_are_captured_when_the_parent_says_so(make: Callable[..., Place
     assert remora.get(captured.remote({}), timeout=TIMEOUT_S) == group
     assert remora.get(captured.remote({"scheduling_strategy": "DEFAULT"}), timeout=TIMEOUT_S) is None
     assert remora.get(captured.remote(within(None)), timeout=TIMEOUT_S) is None
+    assert remora.get(captured.remote(within(PlacementGroup.empty())), timeout=TIMEOUT_S) is None
     assert remora.get(group_of_grandchild.options(**within(group, 0, True)).remote(), timeout=TIMEOUT_S) == group
     assert remora.get(group_of_child.remote({}), timeout=TIMEOUT_S) is None, "the worker may be one that captured"
 
@@ -227,6 +228,10 @@ def test_removing_a_group_ends_its_tasks_and_actors(make: Callable[..., Placemen
         call_without_end(keeper)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
     assert remora.get(outside.pid.remote(), timeout=TIMEOUT_S)
+
+
+def test_the_empty_group_is_ready(session: None) -> None:
+    assert remora.get(PlacementGroup.empty().ready(), timeout=TIMEOUT_S).is_empty
 
 
 def test_what_fits_into_no_bundle_is_refused(make: Callable[..., PlacementGroup]) -> None:

@@ -141,6 +141,20 @@ def test_groups_asked_for_at_once_are_all_or_nothing(session: Cluster) -> None:
     wait_for(lambda: remora.available_resources().get("CPU") == 6)
 
 
+def test_groups_end_with_the_program_that_made_them_unless_they_are_detached(session: Cluster) -> None:
+    groups = [placement_group([{"CPU": 1}]), placement_group([{"CPU": 1}], name="lasting", lifetime="detached")]
+    assert all(group.wait(TIMEOUT_S) for group in groups)
+    remora.shutdown()
+    remora.init(address=session.address, namespace="groups")
+    wait_for(lambda: remora.available_resources().get("CPU") == 5)
+    lasting = get_placement_group("lasting")
+    assert lasting == groups[1]
+    assert remora.get(where.options(**within(lasting)).remote(), timeout=TIMEOUT_S)[1] == lasting
+    assert placement_group_table(groups[0])["reason"] == "its job ended"
+    remove_placement_group(lasting)
+    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+
+
 def test_groups_outlive_the_head_that_placed_them(session: Cluster) -> None:
     def kill_head() -> None:
         (head,) = [one for one in psutil.Process(session.head_node.pid).children() if one.name() == "remora:head"]

@@ -9,6 +9,7 @@ from typing import Any
 from remora.api.init import connect_or_init
 from remora.api.label_checks import check_label_selector
 from remora.base import runtime
+from remora.base.bundle_names import GROUP_ID_SIZE_BYTES
 from remora.base.object_ref import ObjectRef
 from remora.base.placement_groups import GroupInformation, GroupRequest, PlacementGroups
 from remora.base.resources import UNITS_PER_ONE, to_units
@@ -39,6 +40,11 @@ class PlacementGroup:
         self.id = id
         self._bundles = None if bundle_cache is None else [dict(bundle) for bundle in bundle_cache]
 
+    @staticmethod
+    def empty() -> PlacementGroup:
+        """The group that stands for none, which tasks and actors may be given to run outside of any."""
+        return PlacementGroup(bytes(GROUP_ID_SIZE_BYTES), [])
+
     @property
     def bundle_specs(self) -> list[dict[str, float]]:
         """The resources of each bundle; empty when the group was removed long ago."""
@@ -62,6 +68,8 @@ class PlacementGroup:
 
         ``get`` of it raises ``TaskPlacementGroupRemoved`` when the group was removed before.
         """
+        if self.is_empty:
+            return (runtime.current or connect_or_init()).put(self)
         return _groups().ready(self.id, self)
 
     def wait(self, timeout_seconds: float | None = 30) -> bool:

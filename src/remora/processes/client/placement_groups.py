@@ -141,7 +141,7 @@ class PlacementGroupClient:
             captures = self._captures if choice.capture_child_tasks is None else choice.capture_child_tasks
         elif may_be_captured and self._captures:
             group = self._current
-        if not group:
+        if not any(group):  # none, or PlacementGroup.empty()
             return needed
         self._check_fits(needed, group, index, what)
         return in_group(needed, group, index, captures=captures)
