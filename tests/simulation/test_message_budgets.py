@@ -118,3 +118,22 @@ def test_a_pattern_costs_exactly_its_budget_on_one_node(pattern: str) -> None:
 def test_a_pattern_costs_exactly_its_budget_across_nodes(pattern: str) -> None:
     text, _, across_nodes = PATTERNS[pattern]
     assert cost(text, ACROSS_NODES) == across_nodes
+
+
+READERS = ["B", "C", "D"]
+
+
+def test_a_value_comes_to_a_node_once_however_many_of_its_processes_ask() -> None:
+    reads = [f"A call {who} t{who} [o] -> r{who} | {who} get o in t{who}" for who in READERS]
+    ends = [f"{who} return t{who}" for who in READERS]
+    text = " | ".join(["A store o", *reads, *ends, "A drop o"])
+    steps = [step for line in text.split("|") for step in Story.parse("pattern", line).steps]
+    telling = Telling(Story("pattern", {"N1": ["A"], "N2": READERS}, steps))
+    telling.tell_in_order()
+    counts = telling.world.message_counts
+    assert {kind: counts[kind] for kind in ("ObjectAt", "CopyArrived", "FreeCopies")} == {
+        "ObjectAt": 1,
+        "CopyArrived": 1,
+        "FreeCopies": 1,
+    }
+    assert counts["GetObjects"] == len(READERS) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Entry
 from remora.core.counting.parking import DropRequest, HoldRequest, KeepRequest, Request
 from remora.core.counting.process import ProcessRefs
-from remora.core.counting.vocabulary import CountingError, Hold, LetGo, Send, home_of, is_process
+from remora.core.counting.vocabulary import Hold, LetGo, Send, home_of, is_process
 from remora.messages import counting as m
 from remora.messages.objects import Value
 from remora.messages.tasks import Task
 from remora.testing.counting_client import SimulatedClient
+from remora.testing.counting_mutants import Mutant
 from remora.testing.counting_parts import End
-from remora.testing.counting_programs import Simulation
-from remora.testing.counting_stories import Story
-from remora.testing.counting_telling import Telling
 from remora.testing.counting_world import World
 
 STORIES = Path(__file__).parent / "stories"
@@ -353,22 +350,6 @@ class _Captured:
         self.network.send(sender, to, message)
 
 
-@dataclass
-class Mutant:
-    """A broken part, and where it shows: in stories, told with a fault or without, or in random programs."""
-
-    part: type
-    stories: str = ""
-    fault: str = ""
-    seeds: int = 400
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        if issubclass(self.part, ProcessRefs):
-            return {"process_machine": self.part}
-        return {"directory_machine": self.part} if issubclass(self.part, Directory) else {"make_world": self.part}
-
-
 MUTANTS = [
     Mutant(ReleasesWhileRegistering, "aba-local aba-remote"),
     Mutant(DoesNotAwaitPublications, "repack-keep repack"),
@@ -406,25 +387,6 @@ MUTANTS = [
 ]
 
 
-def search(mutant: Mutant) -> str | None:
-    """Where the mutant breaks first."""
-    stories = [Story.read(STORIES / f"{name}.txt") for name in mutant.stories.split()]
-    for story in stories:
-        try:
-            Telling(story, **mutant.parts).tell_in_order()
-        except (AssertionError, CountingError) as violation:
-            return f"{story.name}, in order: {violation}"
-    for seed in range(mutant.seeds):
-        try:
-            for story in stories:
-                Telling(story, **mutant.parts).tell_shuffled(seed, mutant.fault)
-            if not stories:
-                Simulation(seed, with_faults=bool(mutant.fault), **mutant.parts).run()
-        except (AssertionError, CountingError) as violation:
-            return f"seed {seed}: {violation}"
-    return None
-
-
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.part.__name__)
 def test_a_rule_switched_off_is_caught(mutant: Mutant) -> None:
-    assert search(mutant) is not None
+    assert mutant.break_something(STORIES) is not None

@@ -274,6 +274,8 @@ class Checker:
                 raise Violation(f"{name} is left with a copy of {self._name(object_id)}: {copy!r}")
             for object_id, _ in self.world.pulls[node].pulls:
                 raise Violation(f"{name} pulls {self._name(object_id)} for ever")
+            if self.world.pulls[node].early:
+                raise Violation(f"{name} lets a reader wait for a pull that does not begin")
             if directory._resolving:
                 raise Violation(
                     f"{name} waits for ever for a home to take {self.world.list_names(list(directory._resolving))}"

@@ -66,6 +66,8 @@ class PullShell:
         self.node = directory.node
         self.pulls: dict[Key, Pull] = {}
         self.sent_chunks: dict[ObjectId, int] = {}
+        self.early: list[tuple[NodeId, ReadChunk]] = []
+        """What was asked for before the home has said to pull it."""
         self.has_room = True
         self._send = send
         self._new_location = new_location
@@ -99,6 +101,7 @@ class PullShell:
 
     def link_lost(self, node: NodeId) -> None:
         """What was on its way to and from the node is asked for again."""
+        self.early = [(reader, message) for reader, message in self.early if reader != node]
         for key, pull in list(self.pulls.items()):
             pull.asking = [(reader, chunk) for reader, chunk in pull.asking if reader != node]
             if not pull.sources:
@@ -115,9 +118,16 @@ class PullShell:
         elif located.is_whole or (pull is not None and pull.chunks > message.chunk):
             self.sent_chunks[key[0]] = self.sent_chunks.get(key[0], 0) + 1
             self._send(self.node, reader, Chunk(*key, message.chunk, found=True))
-        else:
-            assert pull is not None, "the directory believes in a pull that nobody makes"
+        elif pull is not None:
             pull.asking.append((reader, message.chunk))
+        else:
+            self.early.append((reader, message))
+
+    def look_again(self) -> None:
+        """Something has changed at the directory."""
+        early, self.early = self.early, []
+        for reader, message in early:
+            self.read_chunk(reader, message)
 
     def chunk(self, source: NodeId, message: Chunk) -> None:
         key = (ObjectId(message.id), message.writer)

@@ -79,7 +79,6 @@ class Story:
                 raise ValueError(f"story {name}: nobody is called {words[0]} in {line!r}")
         return cls(name, layout, steps)
 
-
     @property
     def kills_a_node(self) -> bool:
         """Whether a node dies in it."""

@@ -211,6 +211,7 @@ class World(Network):
             directory.outbox.clear()
             for effect in effects:
                 self._do(node, effect)
+        self.pulls[node].look_again()
         directory.validate()
 
     def _do(self, node: NodeId, effect: Effect) -> None:

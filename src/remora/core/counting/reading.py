@@ -30,7 +30,7 @@ ASK_AGAIN_AFTER_S = 0.2
 
 
 class Located(msgspec.Struct, frozen=True):
-    """Where data is on this node. While it arrives *location* is None: whoever pulls knows what is there already."""
+    """Where data is on this node. *location* is None while it arrives, or is about to: the pull knows what is there."""
 
     location: Location | None
 
@@ -97,12 +97,16 @@ class Reading(Holders):
         self._list_home(object_id, CopyDropped)
 
     def locate(self, object_id: ObjectId, writer: bytes) -> Located | None:
-        """Where the value that *writer* stored is on this node, for other nodes to read; None when it is not here."""
+        """Where the value that *writer* stored is on this node, for other nodes to read; None when it is not here.
+
+        A node that the home has sent here may come before the home's word to pull has.
+        """
         copy = self._local.get(object_id)
         if copy is not None and copy.writer == writer:
             return Located(copy.location)
         location = self._copies.location(object_id, writer)
-        return Located(location) if location is not None else None
+        is_asked_for = min(self._remote_gets.get(object_id, {}).values(), default=TO_KNOW) < TO_KNOW
+        return Located(location) if location is not None or is_asked_for else None
 
     def evict(self, size_bytes: int) -> int:
         """Give back so many bytes of secondary copies. Returns how many are freed now.
