@@ -227,6 +227,45 @@ def test_a_source_that_only_says_that_it_waits_is_not_stalled_but_given_up_in_th
     assert not shell.space
 
 
+def test_a_pull_waits_for_as_long_as_its_source_sends_others() -> None:
+    shell = PullShell(NO_LIMIT)
+    shell.start(1, LARGE, [A])
+    prefetch = shell.start(2, SMALL, [A], PullPurpose.PREFETCH)
+    for _ in range(3 * int(GIVE_UP_S)):
+        shell.answer(*shell.busy()[0])
+        for at in shell.busy():
+            shell.pulls.stream_progress(*at, shell.now_s, is_payload=True)
+        shell.tick(1)
+    assert not shell.failed_sources
+    shell.finish_all()
+    assert prefetch in shell.finished
+
+
+def test_a_source_that_waits_for_the_object_itself_gives_way_to_the_next() -> None:
+    shell = PullShell(NO_LIMIT)
+    pull = shell.start(1, SMALL, [A, B])
+    shell.refuse(*shell.busy()[0], is_final=False)
+    shell.run()
+    assert sources_in_use(shell) == {B}
+    shell.finish_all()
+    assert shell.finished == [pull]
+    assert not shell.failed_sources
+
+
+def test_nodes_that_wait_for_each_other_give_up_though_other_objects_come() -> None:
+    shell = PullShell(NO_LIMIT)
+    pull = shell.start(1, SMALL, [A])
+    started_s = shell.now_s
+    while not shell.failed_sources and shell.now_s < started_s + 3 * GIVE_UP_S:
+        at = shell.busy()[0]
+        shell.now_s += 1
+        shell.pulls.stream_progress(*at, shell.now_s, is_payload=True)
+        shell.refuse(*at, is_final=False)
+        shell.run()
+    assert shell.failed_sources == [(pull, A, "it is not here")]
+    assert shell.now_s == started_s + GIVE_UP_S + 1
+
+
 def test_the_only_source_is_tried_again_after_a_rest() -> None:
     shell = PullShell(NO_LIMIT)
     pull = shell.start(1, SMALL, [A])

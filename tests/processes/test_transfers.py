@@ -6,19 +6,28 @@ import select
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transfer_node import CLEAR, WRITER, TransferNode, TransferNodes, object_id, value_of
 
+from remora.core import pulls
 from remora.core.pull_records import PullPurpose
 from remora.core.pull_sources import CHUNK_BYTES
 from remora.messages.objects import Location
+from remora.processes.daemon import transfer_server
 from remora.system.certificates import create_credentials
 from remora.system.network.data_socket import open_data_socket
 
 LARGE = 9 * CHUNK_BYTES + 12_345
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_server, "UNKNOWN_WAIT_S", 0.2)
+    monkeypatch.setattr(transfer_server, "QUEUED_WAIT_S", 0.3)
 
 
 @pytest.fixture(params=["clear", "TLS"])
@@ -91,6 +100,30 @@ def test_a_reader_waits_for_a_source_that_does_not_know_yet_that_it_will_have_th
     assert source.transfers.statistics().sent_bytes == LARGE
 
 
+def test_a_node_whose_own_turn_has_not_come_sends_its_readers_elsewhere(clear: TransferNodes) -> None:
+    source, queueing, reader = clear.add(), clear.add(limit_bytes=1), clear.add()
+    data = value_of(100_000)
+    source.put(object_id(1), data)
+    queueing.pull(object_id(2), 1, reader)
+    queueing.pull(object_id(1), len(data), source)
+    reader.pull(object_id(2), 1, queueing)
+    reader.pull(object_id(1), len(data), queueing, source)
+    clear.run_until(lambda: reader.has(object_id(1)))
+    assert reader.read(object_id(1)) == data
+    assert not queueing.has(object_id(1))
+
+
+def test_the_source_of_a_chain_of_eight_sends_the_object_once(clear: TransferNodes) -> None:
+    chain = [clear.add() for _ in range(9)]
+    data = value_of(LARGE)
+    chain[0].put(object_id(1), data)
+    for source, reader in pairwise(chain):
+        reader.pull(object_id(1), LARGE, source, chain[0])
+    clear.run_until(lambda: all(node.has(object_id(1)) for node in chain))
+    assert all(node.read(object_id(1)) == data for node in chain)
+    assert [node.transfers.statistics().sent_bytes for node in chain] == [LARGE] * 8 + [0]
+
+
 def test_a_killed_source_is_replaced_where_it_broke(nodes: TransferNodes) -> None:
     source, other, reader = (nodes.add() for _ in range(3))
     data = value_of(LARGE)
@@ -133,7 +166,8 @@ class Choke:
         return Choked(plain.family, plain.type, plain.proto, plain.detach())
 
 
-def test_a_stalled_source_is_replaced_where_it_stalled(clear: TransferNodes) -> None:
+def test_a_stalled_source_is_replaced_where_it_stalled(clear: TransferNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls, "STALL_S", 0.5)
     source, other = clear.add(), clear.add()
     choke = Choke(source, 3 * CHUNK_BYTES)
     reader = clear.add(open_socket=choke.open)

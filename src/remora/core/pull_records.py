@@ -99,7 +99,8 @@ class Pull(msgspec.Struct, eq=False):
     """One object on its way here.
 
     ``sources`` are in the order in which they are tried; ``refused`` of them do not have it, and why; ``broken`` are
-    the last errors of others. ``returned`` are offsets of chunks that a broken stream gave back.
+    the last errors of others. ``starved_since_s`` is when a source first had to wait for a chunk itself for too long,
+    if no chunk has come since. ``returned`` are offsets of chunks that a broken stream gave back.
     """
 
     number: int
@@ -118,6 +119,7 @@ class Pull(msgspec.Struct, eq=False):
     received: int = 0
     received_bytes: int = 0
     progress_s: float = 0.0
+    starved_since_s: float | None = None
     has_space: bool = False
 
     def __repr__(self) -> str:

@@ -63,9 +63,12 @@ class PullStream(msgspec.Struct, eq=False):
 
 
 class PullSource:
-    """One node. ``ready`` are the running pulls, by purpose, that have chunks to ask of it."""
+    """One node. ``ready`` are the running pulls, by purpose, that have chunks to ask of it.
 
-    __slots__ = ("breaks", "is_dead", "node", "ready", "rests_until_s", "streams")
+    ``payload_s`` is when bytes of any object came from it last.
+    """
+
+    __slots__ = ("breaks", "is_dead", "node", "payload_s", "ready", "rests_until_s", "streams")
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
@@ -73,6 +76,7 @@ class PullSource:
         self.ready: tuple[dict[int, Pull], ...] = tuple({} for _ in PullPurpose)
         self.rests_until_s = 0.0
         self.breaks = 0
+        self.payload_s = 0.0
         self.is_dead = False
 
     def __repr__(self) -> str:
@@ -96,6 +100,11 @@ class PullSource:
     def wants_stream(self) -> bool:
         """Whether one more connection would help: every one has as much to do as it may."""
         return len(self.streams) < STREAMS_PER_SOURCE and not any(stream.closing for stream in self.streams.values())
+
+    def paid(self, now_s: float) -> None:
+        """Bytes of an object have come."""
+        self.payload_s = now_s
+        self.breaks = 0
 
     def broke(self, now_s: float) -> None:
         """A stream broke: leave the node alone for a while, the longer the more often."""

@@ -8,9 +8,10 @@ home has chosen it so that readers form a chain; the others stand by.
 
 **A source that fails.** It may be dead or not have the object: that is told by ``SourceFailed``, and this pull never
 asks it again, unless ``sources_changed`` names it anew. Or its stream may break or stall: then the missing chunks are
-asked of the next source, and the broken one rests and comes last; only when no source has given a byte for
-``GIVE_UP_S``, all have failed. What has come stays, and a pull whose sources have all failed waits for others to be
-named. When none are for as long, it fails with the reasons of all. So every pull ends.
+asked of the next source, and the broken one rests and comes last; only when the source has sent no byte of any object
+for ``GIVE_UP_S``, or had to wait for chunks itself for as long, all have failed. What has come stays, and a pull whose
+sources have all failed waits for others to be named. When none are for as long, it fails with the reasons of all. So
+every pull ends.
 
 **Space.** Chunks are written straight to where they belong, so the space of a pull that failed or was cancelled is
 released when the last chunk on its way has come or its stream is closed, not before.
@@ -45,7 +46,7 @@ STALL_S = 2.0
 IDLE_S = 10.0
 """A stream that nothing was asked on for so long is closed."""
 GIVE_UP_S = 30.0
-"""A running pull that no source has given a byte for so long fails."""
+"""Then the sources of a running pull have failed, and after the same time without new ones the pull."""
 POLL_S = 0.25
 DEFAULT_LIMIT_BYTES = 256 << 20
 
@@ -197,7 +198,7 @@ class PullManager:
             return
         found.streams[stream].progress_s = now_s
         if is_payload:
-            self._pays(found, found.streams[stream], now_s)
+            found.paid(now_s)
 
     def chunk_received(self, source: NodeId, stream: int, number: int, offset: int, now_s: float) -> None:
         """The chunk lies where it belongs.
@@ -209,13 +210,14 @@ class PullManager:
         at = found.streams[stream]
         size_bytes = at.answered(number, offset)
         at.progress_s = now_s
-        found.breaks = 0
+        found.paid(now_s)
         pull = self._answered(pull_number=number)
         self._wake_source(found)
         if pull.state is PullState.ENDED:
             self._release_if_idle(pull, now_s)
             return
         pull.progress_s = now_s
+        pull.starved_since_s = None
         pull.received += 1
         pull.received_bytes += size_bytes
         if not pull.outstanding and not pull.has_unasked():
@@ -243,6 +245,11 @@ class PullManager:
             self._refuse(pull, source, reason)
         else:
             self._put_last(pull, source, reason)
+            if pull.starved_since_s is None:
+                pull.starved_since_s = now_s
+            elif now_s - pull.starved_since_s >= GIVE_UP_S:
+                self._give_up(pull, now_s)
+                return
         self._leave(pull, source, now_s)
 
     def stream_closed(self, source: NodeId, stream: int, reason: str, now_s: float) -> None:
@@ -286,7 +293,7 @@ class PullManager:
             self._wake_source(source)
             self._forget_if_unused(source)
         for pull in list(self._by_key.values()):
-            if pull.state is PullState.RUNNING and now_s - pull.progress_s >= GIVE_UP_S:
+            if pull.state is PullState.RUNNING and now_s - self._last_byte_s(pull) >= GIVE_UP_S:
                 self._give_up(pull, now_s)
         for pull in list(self._parked.values()):
             self._choose_source(pull, now_s)
@@ -330,12 +337,6 @@ class PullManager:
                 del source.ready[pull.purpose][pull.number]
         if chunks:
             self.outbox.append(RequestChunks(source.node, stream.number, chunks))
-
-    def _pays(self, source: PullSource, stream: PullStream, now_s: float) -> None:
-        source.breaks = 0
-        for number, _ in stream.outstanding:
-            self._pulls[number].progress_s = now_s
-            return  # answers come in order: it is the first one
 
     # ------------------------------------------------------------------ from queue to end
 
@@ -385,9 +386,15 @@ class PullManager:
             self._fail(pull, pull.reasons(), now_s)
             return
         pull.progress_s = now_s
+        pull.starved_since_s = None
         for node in candidates:
             self._refuse(pull, node, pull.broken.get(node, f"it gave no byte for {GIVE_UP_S:.0f} s"))
         self._choose_source(pull, now_s)
+
+    def _last_byte_s(self, pull: Pull) -> float:
+        """When its source sent bytes last, also those of objects that come before it."""
+        source = None if pull.source is None else self._sources.get(pull.source)
+        return pull.progress_s if source is None else max(pull.progress_s, source.payload_s)
 
     def _end(self, pull: Pull, now_s: float) -> None:
         was_queued = pull.state is PullState.QUEUED

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from time import monotonic
 
 from remora.core.pull_sources import CHUNK_BYTES
 
@@ -42,6 +40,8 @@ class Arrivals:
         self._changed = threading.Condition()
         self._arrivals: dict[ObjectKey, Arrival] = {}
         self._waiting = 0
+        self.changes = 0
+        """Counts what a serving thread may have been waiting for."""
 
     def __repr__(self) -> str:
         return f"<Arrivals {self._arrivals}>"
@@ -77,30 +77,15 @@ class Arrivals:
                 del self._arrivals[key]
             self._notify()
 
-    def wait_for_chunk(self, arrival: Arrival, offset: int, size_bytes: int, timeout_s: float) -> bool:
-        """Whether the bytes are here, after waiting for them so long; false at once if they will not come."""
+    def wait_for_change(self, changes: int, timeout_s: float) -> None:
+        """Wait so long, or until ``changes`` is not what it was."""
         with self._changed:
-            self._wait(lambda: arrival.has_failed or arrival.covers(offset, size_bytes), timeout_s)
-            return arrival.covers(offset, size_bytes)
-
-    def wait_for_place(self, key: ObjectKey, timeout_s: float) -> bool:
-        """Whether the object is on its way and has space, after waiting for that so long."""
-        with self._changed:
-            return self._wait(lambda: (found := self._arrivals.get(key)) is not None and found.offset >= 0, timeout_s)
-
-    def _wait(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
-        deadline_s = monotonic() + timeout_s
-        self._waiting += 1
-        try:
-            while not is_so():
-                left_s = deadline_s - monotonic()
-                if left_s <= 0:
-                    return False
-                self._changed.wait(left_s)
-            return True
-        finally:
-            self._waiting -= 1
+            if self.changes == changes:
+                self._waiting += 1
+                self._changed.wait(timeout_s)
+                self._waiting -= 1
 
     def _notify(self) -> None:
+        self.changes += 1
         if self._waiting:
             self._changed.notify_all()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from queue import SimpleQueue
@@ -34,7 +33,8 @@ from remora.system.transfer_io import (
     send_bytes,
 )
 
-ANSWER_HEADER = struct.Struct("<II")
+ANSWER_HEADER = struct.Struct("<III")
+MAX_NUMBER = (1 << 32) - 1
 REASONS = {
     CHUNK_NOT_HERE: "the object is not there",
     CHUNK_TIMED_OUT: "it did not receive the object itself in time",
@@ -96,7 +96,8 @@ class SourceStream:
         self._arrivals = arrivals
         self._events = events
         self._asked: SimpleQueue[list[ChunkToRead] | None] = SimpleQueue()
-        self._outstanding: deque[ChunkToRead] = deque()
+        self._outstanding: dict[int, ChunkToRead] = {}
+        self._requested = 0
         self._answers = 0
         self._answers_told = 0
         self._socket: socket.socket | None = None
@@ -152,7 +153,9 @@ class SourceStream:
             if more is None:
                 return
             chunks += more
-        self._outstanding += chunks
+        for chunk in chunks:
+            self._outstanding[self._requested] = chunk
+            self._requested = (self._requested + 1) & MAX_NUMBER
         self._send_request(sock, [chunk.wanted for chunk in chunks])
 
     def _send_request(self, sock: socket.socket, wanted: list[WantedChunk]) -> None:
@@ -161,18 +164,20 @@ class SourceStream:
 
     def _receive_answer(self, sock: socket.socket) -> None:
         receive_exactly(sock, memoryview(self._header))
-        status, size_bytes = ANSWER_HEADER.unpack(self._header)
+        status, size_bytes, number = ANSWER_HEADER.unpack(self._header)
         self.signs_of_life += 1
         if status == CHUNK_WAITS:
             return
-        to_read = self._outstanding[0]
+        to_read = self._outstanding.get(number)
+        if to_read is None:
+            raise OSError(f"it answered request {number}, which there is not")
         if status == CHUNK_FOLLOWS:
             if size_bytes != to_read.chunk.size_bytes:
                 raise OSError(f"{size_bytes} bytes were sent for {to_read.chunk}")
             self._receive_chunk(sock, to_read)
         elif status not in REASONS:
             raise OSError(f"it sent the status {status}, which there is not")
-        self._outstanding.popleft()
+        del self._outstanding[number]
         self._answers += 1
         if status == CHUNK_FOLLOWS:
             self._arrivals.chunk_came(to_read.arrival, to_read.chunk.offset)

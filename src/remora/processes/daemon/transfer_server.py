@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,7 +22,6 @@ from remora.messages.transfer import (
     CHUNK_WAITS,
     DataHello,
     ReadChunks,
-    WantedChunk,
 )
 from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, unpack_length
 from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
@@ -31,16 +31,21 @@ from remora.system.transfer_io import (
     StreamEnded,
     end_connection,
     receive_exactly,
-    send_bytes,
 )
 
-ANSWER_HEADER = struct.Struct("<II")
+ANSWER_HEADER = struct.Struct("<III")
 MAX_REQUEST_BYTES = 1 << 20
 MAX_CHUNK_BYTES = 1 << 30
+MAX_NUMBER = (1 << 32) - 1
+REQUEST_POLL_S = 0.05
+"""While it waits for chunks it looks so often whether the reader wants others."""
 BEAT_S = 0.5
 """A reader hears so often that this node waits for the chunk itself."""
 ARRIVAL_WAIT_S = 10.0
 """A chunk that has not come here after so long is asked for elsewhere."""
+QUEUED_WAIT_S = 2.0
+"""So long for one that waits for its turn here. Not longer: it may be waiting for something that its reader has, whose
+turn there comes after the reader's pull."""
 UNKNOWN_WAIT_S = 1.0
 """A reader may have heard that this node receives an object before this node has."""
 
@@ -69,12 +74,28 @@ class Lookup(Protocol):
 class _Held:
     """An object that this connection reads; ``unread`` answers with bytes of it were not acknowledged."""
 
-    __slots__ = ("found", "key", "unread")
+    __slots__ = ("found", "key", "sent_s", "unread")
 
     def __init__(self, key: ObjectKey, found: Found) -> None:
         self.key = key
         self.found = found
+        self.sent_s = 0.0
         self.unread = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the object was on its way and will not come."""
+        return self.found.arrival is not None and self.found.arrival.has_failed
+
+
+class _Wanted(NamedTuple):
+    """A chunk that was asked for, as which one on this connection, and when."""
+
+    key: ObjectKey
+    offset: int
+    size_bytes: int
+    number: int
+    since_s: float
 
 
 class ServedConnection:
@@ -94,8 +115,10 @@ class ServedConnection:
         self._held: dict[ObjectKey, _Held] = {}
         self._unread: deque[_Held | None] = deque()
         self._acknowledged = 0
-        self._since_s = 0.0
-        """When the reader asked, or got bytes last. It is kept waiting from then on, not from each of its chunks on."""
+        self._wanted: list[_Wanted] = []
+        self._requested = 0
+        self._look_again_s = 0.0
+        self._said_s = 0.0
         self._socket: socket.socket | None = None
         self._is_closing = False
         self.thread = threading.Thread(target=self._run, name="serve", daemon=True)
@@ -125,23 +148,37 @@ class ServedConnection:
         except (OSError, msgspec.DecodeError, ValueError) as error:
             if not self._is_closing:
                 print(f"{self!r} broke: {error}", flush=True)
-        self._lookup.reader_done([held.found.offset for held in self._held.values()])
+        held = {id(one): one for one in (*self._held.values(), *self._unread) if one is not None}
+        self._lookup.reader_done([one.found.offset for one in held.values()])
         self._lookup.connection_ended(self)
 
     def _serve(self, sock: socket.socket) -> None:
         sender = BlockSender(sock, self._window)
+        readable = select.poll()
+        readable.register(sock.fileno(), select.POLLIN)
         while not self._is_closing:
-            for message in _read_frame(sock):
-                if isinstance(message, ReadChunks):
-                    self._since_s = monotonic()
-                    self._acknowledge(message.received)
-                    self._find_all(message.chunks)
-                    for chunk in message.chunks:
-                        self._answer(sock, sender, chunk)
-                elif isinstance(message, DataHello):
-                    self.reader = message.node
-                else:
-                    raise ValueError(f"{message!r} is nothing that a reader says")
+            if not self._wanted or readable.poll(0) or _has_decrypted(sock):
+                self._take_requests(sock)
+            changes = self._arrivals.changes
+            if not self._answer_what_can_be(sender) and self._wanted:
+                self._arrivals.wait_for_change(changes, REQUEST_POLL_S)
+                if monotonic() - self._said_s >= BEAT_S:
+                    self._say(sender, CHUNK_WAITS, 0)
+
+    def _take_requests(self, sock: socket.socket) -> None:
+        for message in _read_frame(sock):
+            if isinstance(message, ReadChunks):
+                now_s = self._said_s = monotonic()
+                self._acknowledge(message.received)
+                for chunk in message.chunks:
+                    key = (chunk.id, chunk.writer)
+                    self._wanted.append(_Wanted(key, chunk.offset, chunk.size_bytes, self._requested, now_s))
+                    self._requested = (self._requested + 1) & MAX_NUMBER
+                self._find_all(now_s)
+            elif isinstance(message, DataHello):
+                self.reader = message.node
+            else:
+                raise ValueError(f"{message!r} is nothing that a reader says")
 
     # ------------------------------------------------------------------ which objects, and for how long
 
@@ -153,72 +190,88 @@ class ServedConnection:
             held = self._unread.popleft()
             if held is not None:
                 held.unread -= 1
+                if not held.unread and self._held.get(held.key) is not held:
+                    self._lookup.reader_done([held.found.offset])
 
-    def _find_all(self, chunks: list[WantedChunk]) -> None:
+    def _find_all(self, now_s: float) -> None:
         """Let go what was read and is not wanted now, have the rest found, with one question to the loop."""
-        wanted = dict.fromkeys((chunk.id, chunk.writer) for chunk in chunks)
-        read = [held for held in self._held.values() if not held.unread and held.key not in wanted]
-        for held in read:
+        wanted = dict.fromkeys(one.key for one in self._wanted)
+        gone = [held for held in self._held.values() if held.is_stale or not (held.unread or held.key in wanted)]
+        for held in gone:
             del self._held[held.key]
-        if read:
-            self._lookup.reader_done([held.found.offset for held in read])
-        self._find([key for key in wanted if key not in self._held])
-
-    def _find(self, keys: list[ObjectKey]) -> None:
-        if not keys:
-            return
-        self._lookup.find(keys, self._answers)
-        for key, found in zip(keys, self._answers.get() or ()):
-            if found is not None:
-                self._held[key] = _Held(key, found)
-
-    def _find_late(self, sock: socket.socket, key: ObjectKey) -> _Held | None:
-        """The object was not here when it was asked for: it may be about to be pulled, or wait for space."""
-        while not self._is_closing:
-            if key in self._held:
-                return self._held[key]
-            is_coming = self._arrivals.get(key) is not None
-            if monotonic() - self._since_s > (ARRIVAL_WAIT_S if is_coming else UNKNOWN_WAIT_S):
-                return None
-            if not self._arrivals.wait_for_place(key, BEAT_S / 2):
-                send_bytes(sock, ANSWER_HEADER.pack(CHUNK_WAITS, 0))
-            self._find([key])
-        return None
+        unread = [held.found.offset for held in gone if not held.unread]
+        if unread:
+            self._lookup.reader_done(unread)
+        missing = [key for key in wanted if key not in self._held]
+        if missing:
+            self._lookup.find(missing, self._answers)
+            for key, found in zip(missing, self._answers.get() or ()):
+                if found is not None:
+                    self._held[key] = _Held(key, found)
+        self._look_again_s = now_s + BEAT_S / 2
 
     # ------------------------------------------------------------------ answering
 
-    def _answer(self, sock: socket.socket, sender: BlockSender, chunk: WantedChunk) -> None:
-        key = (chunk.id, chunk.writer)
-        held = self._held.get(key) or self._find_late(sock, key)
+    def _answer_what_can_be(self, sender: BlockSender) -> bool:
+        """Answer in the order of the requests, but nothing waits for a chunk that is not here yet."""
+        now_s = monotonic()
+        if self._wanted and self._must_look_again(now_s):
+            self._find_all(now_s)
+        wanted, self._wanted = self._wanted, []
+        for position, one in enumerate(wanted):
+            held = self._held.get(one.key)
+            status = self._status_of(one, held, now_s)
+            if status == CHUNK_WAITS:
+                self._wanted.append(one)
+            elif status == CHUNK_FOLLOWS:
+                assert held is not None
+                self._send_chunk(sender, one, held)
+            else:
+                self._unread.append(None)
+                self._say(sender, status, one.number)
+            if self._is_closing:
+                self._wanted += wanted[position + 1 :]
+                break
+        return len(self._wanted) < len(wanted)
+
+    def _must_look_again(self, now_s: float) -> bool:
+        missing = [one.key for one in self._wanted if one.key not in self._held]
+        arrivals = (self._arrivals.get(key) for key in missing)
+        return bool(missing) and (now_s >= self._look_again_s or any(one and one.offset >= 0 for one in arrivals))
+
+    def _status_of(self, wanted: _Wanted, held: _Held | None, now_s: float) -> int:
         if held is None:
-            self._refuse(sock, CHUNK_TIMED_OUT if self._arrivals.get(key) is not None else CHUNK_NOT_HERE)
-            return
+            # It may be about to be pulled here, or wait for its turn.
+            if self._arrivals.get(wanted.key) is not None:
+                return CHUNK_WAITS if now_s - wanted.since_s < QUEUED_WAIT_S else CHUNK_TIMED_OUT
+            return CHUNK_WAITS if now_s - wanted.since_s < UNKNOWN_WAIT_S else CHUNK_NOT_HERE
         found = held.found
-        if not 0 <= chunk.size_bytes <= MAX_CHUNK_BYTES or not 0 <= chunk.offset <= found.size_bytes - chunk.size_bytes:
-            self._refuse(sock, CHUNK_NOT_HERE)
-        elif found.arrival is not None and not self._wait_for_chunk(sock, found.arrival, chunk):
-            self._refuse(sock, CHUNK_NOT_HERE if found.arrival.has_failed else CHUNK_TIMED_OUT)
-        else:
-            held.unread += 1
-            self._unread.append(held)
-            header = ANSWER_HEADER.pack(CHUNK_FOLLOWS, chunk.size_bytes)
-            sender.send(header, found.offset + chunk.offset, chunk.size_bytes)
-            self.sent_bytes += chunk.size_bytes
-            self._since_s = monotonic()
+        is_inside = 0 <= wanted.offset <= found.size_bytes - wanted.size_bytes
+        if not 0 <= wanted.size_bytes <= MAX_CHUNK_BYTES or not is_inside:
+            return CHUNK_NOT_HERE
+        if found.arrival is None or found.arrival.covers(wanted.offset, wanted.size_bytes):
+            return CHUNK_FOLLOWS
+        if found.arrival.has_failed:
+            return CHUNK_NOT_HERE
+        is_patient = now_s - max(wanted.since_s, held.sent_s) < ARRIVAL_WAIT_S
+        return CHUNK_WAITS if is_patient else CHUNK_TIMED_OUT
 
-    def _refuse(self, sock: socket.socket, status: int) -> None:
-        self._unread.append(None)
-        send_bytes(sock, ANSWER_HEADER.pack(status, 0))
+    def _send_chunk(self, sender: BlockSender, wanted: _Wanted, held: _Held) -> None:
+        held.unread += 1
+        self._unread.append(held)
+        header = ANSWER_HEADER.pack(CHUNK_FOLLOWS, wanted.size_bytes, wanted.number)
+        sender.send(header, held.found.offset + wanted.offset, wanted.size_bytes)
+        self.sent_bytes += wanted.size_bytes
+        held.sent_s = self._said_s = monotonic()
 
-    def _wait_for_chunk(self, sock: socket.socket, arrival: Arrival, chunk: WantedChunk) -> bool:
-        if arrival.covers(chunk.offset, chunk.size_bytes):
-            return True
-        deadline_s = self._since_s + ARRIVAL_WAIT_S
-        while not self._arrivals.wait_for_chunk(arrival, chunk.offset, chunk.size_bytes, BEAT_S):
-            if arrival.has_failed or self._is_closing or monotonic() >= deadline_s:
-                return False
-            send_bytes(sock, ANSWER_HEADER.pack(CHUNK_WAITS, 0))
-        return True
+    def _say(self, sender: BlockSender, status: int, number: int) -> None:
+        sender.send(ANSWER_HEADER.pack(status, 0, number), 0, 0)
+        self._said_s = monotonic()
+
+
+def _has_decrypted(sock: socket.socket) -> bool:
+    """Whether TLS has read more than was taken from it."""
+    return type(sock) is not socket.socket and bool(sock.pending())  # type: ignore[attr-defined]
 
 
 def _read_frame(sock: socket.socket) -> list[Any]:
