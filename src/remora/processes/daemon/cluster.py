@@ -311,13 +311,13 @@ class ClusterService:
     # ------------------------------------------------------------------ what the head says (HeadListener)
 
     def on_members(self, members: list[h.MemberView]) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self._members.update((member.node, member) for member in members)
         if self._daemon is not None:
             self._look_at(members, monotonic())
 
     def on_node_dead(self, departure: h.Departure) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         member = self._members.pop(departure.node, None)
         if member is not None:
             self._departed_members[departure.node] = member
@@ -327,7 +327,7 @@ class ClusterService:
             self._on_death(departure, monotonic())
 
     def on_process_message(self, process: ProcessId, message: Any) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         if process != make_process_id(self.number, 0):
             self.actors.deliver(process, message, self.address_of)
         elif isinstance(message, h.ActorStates | PlacementGroups):
@@ -336,27 +336,27 @@ class ClusterService:
             self.daemon.groups.on_manager_message(message, monotonic())
 
     def on_place_actor(self, message: h.PlaceActor) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.actors.place(message, monotonic())
 
     def on_cancel_placement(self, message: h.CancelPlacement) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.actors.cancel_placement(message, monotonic())
 
     def on_kill_process(self, process: ProcessId) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.daemon.workers.kill(process)
 
     def on_end_process(self, process: ProcessId, reason: str) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.daemon.processes.send(process, SessionEnded(f"the head of the cluster ended this process: {reason}"))
 
     def on_job_ended(self, job: ProcessId, cause: str) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.daemon.workers.end_job(job, monotonic())
 
     def on_expelled(self, reason: str) -> None:
-        """See :class:`~remora.processes.daemon.head_link.HeadListener`."""
+        """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         print(f"this node is no member of its cluster any more: {reason}", flush=True)
         if self._daemon is not None:
             self._daemon.end(f"its node is no member of the cluster any more: {reason}")

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from remora.base.remora_error import RemoraError
 from remora.core.journal import Change
@@ -120,8 +119,7 @@ class HeadStore:
     def _set(self, connection: sa.Connection, changes: list[Change]) -> None:
         if not changes:
             return
-        insert: Any = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(_rows)
+        statement = _insert(self._engine.dialect.name)
         statement = statement.on_conflict_do_update(
             index_elements=[_rows.c.kind, _rows.c.key], set_={"value": statement.excluded.value}
         )
@@ -215,6 +213,17 @@ def _make_engine(url: str) -> sa.Engine:
         return sa.create_engine(parsed, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5})
     except ImportError as error:
         raise StoreError("PostgreSQL needs its driver: pip install 'psycopg[binary]' where the head runs") from error
+
+
+def _insert(dialect: str) -> Any:
+    """The dialect's own INSERT, which can replace; only the one that is used is imported."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(_rows)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(_rows)
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
