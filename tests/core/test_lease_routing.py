@@ -163,6 +163,7 @@ def test_what_waits_here_moves_to_a_node_that_gets_room() -> None:
     cluster.run()
     assert cluster.wanted[DRIVER, number] == 0
     assert cluster.nodes_of_grants() == [1, 2]
+    assert not list(cluster.nodes[node_id(1)].router._placer.requests())
 
 
 def test_a_request_that_only_busy_nodes_can_run_takes_its_turn_there() -> None:
@@ -465,6 +466,39 @@ def test_a_request_in_a_placement_group_that_is_gone_fails_wherever_it_waits() -
     cluster.run()
     ((_, failed),) = cluster.failed
     assert failed.is_group_removed
+
+
+def test_a_worker_with_workers_of_other_nodes_is_a_submitter() -> None:
+    cluster = LeaseCluster(ONE, TWO)
+    cluster.request(DRIVER)
+    cluster.run()
+    ((_, grant),) = cluster.take()
+    cluster.request(grant.worker, TWO)
+    cluster.run()
+    is_submitter = cluster.nodes[node_id(1)].table.is_submitter
+    assert is_submitter(grant.worker)
+    assert not is_submitter(driver(1, 9))
+
+
+def test_the_end_of_a_job_takes_back_what_its_processes_asked_other_nodes_for() -> None:
+    cluster = LeaseCluster(NOTHING, ONE)
+    cluster.request(DRIVER, count=3)
+    router = cluster.nodes[node_id(1)].router
+    router.job_ended(cluster.job_of(DRIVER), cluster.now_s)
+    cluster.carry_out(node_id(1))
+    assert any(isinstance(effect.message, CancelRequest) for effect in cluster.sent)
+    assert not router.demand()
+
+
+def test_an_actor_that_is_cancelled_waits_no_more() -> None:
+    cluster = LeaseCluster(ONE)
+    node = cluster.nodes[node_id(1)]
+    us = Strategy(labels=(LabelCondition("region", IN, ("us",)),)).encode()
+    node.router.actors.request(b"actor-00" * 2, cluster.job_of(DRIVER), NOTHING, ONE, us, now_s=cluster.now_s)
+    assert len(node.router.waiting(cluster.now_s)) == 1
+    node.router.actors.cancel(b"actor-00" * 2, cluster.now_s)
+    assert not node.router.waiting(cluster.now_s)
+    assert not node.router.has_periodic_work
 
 
 def test_an_actor_whose_strategy_this_node_does_not_meet_waits_or_cannot_be_placed() -> None:

@@ -86,7 +86,7 @@ def test_equal_nodes_are_taken_in_turn() -> None:
 
 
 def test_a_node_with_many_more_bytes_of_the_arguments_comes_before_this_one() -> None:
-    view = cluster((4, 4), (4, 4), (4, 1))
+    view = cluster((4, 2), (4, 4), (4, 1))
     assert where(view, arguments={2: LOCALITY_BYTES - 1}) == 1
     assert where(view, arguments={2: LOCALITY_BYTES}) == 2
     assert where(view, arguments={1: LOCALITY_BYTES, 2: 2 * LOCALITY_BYTES - 1}) == 1
