@@ -133,6 +133,8 @@ def test_every_byte_of_both_stores_is_explained(session: Cluster) -> None:
         assert sum(node["contents"].values()) == store["used_bytes"]
         assert sum(store[f"{name}_bytes"] for name in ("used", "reserved", "lost", "free")) == store["limit_bytes"]
         assert node["contents"]["unclaimed_bytes"] == 0
+    transfers = [node["transfers"] for node in ask(session.head_node, "status")["nodes"]]
+    assert transfers[0]["sent_bytes"] >= LARGE <= transfers[1]["received_bytes"]
     writers = {process["name"] for process in memory["processes"] if process["written_bytes"]}
     assert "daemon (copies)" in writers
 

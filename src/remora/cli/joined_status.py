@@ -16,6 +16,7 @@ from remora.messages.inspection import (
     SilentNode,
     StatusReport,
     StoreUsage,
+    TransferReport,
     WaitingLease,
 )
 from remora.messages.placement_groups import STATE_NAMES, PlacementGroupReport
@@ -26,6 +27,7 @@ class NodeRow(msgspec.Struct, frozen=True):
 
     node: NodeReport
     store: StoreUsage
+    transfers: TransferReport | None
 
 
 class ActorRow(msgspec.Struct, frozen=True):
@@ -80,7 +82,7 @@ def join_status(report: StatusReport) -> ClusterStatus:
         for process in node.processes
     ]
     return ClusterStatus(
-        [NodeRow(node.node, node.store) for node in report.nodes],
+        [NodeRow(node.node, node.store, node.transfers) for node in report.nodes],
         processes,
         _join_actors(report.actors, processes),
         [one for node in report.nodes for one in node.waiting],

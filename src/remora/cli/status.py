@@ -66,6 +66,7 @@ def show_status(console: Console, status: ClusterStatus) -> None:
         _show_nodes(console, status.nodes)
     _show_resources(console, status)
     _show_stores(console, status.nodes)
+    _show_transfers(console, status.nodes)
     _show_processes(console, status)
     _show_calls(console, status)
     _show_actors(console, status)
@@ -131,6 +132,25 @@ def _store_amounts(store: StoreUsage) -> list[str]:
         store.warm_bytes,
     )
     return [format_bytes(amount) for amount in amounts]
+
+
+def _show_transfers(console: Console, nodes: list[NodeRow]) -> None:
+    columns = ("node", ">received", ">sent", ">coming", ">of that begun", ">in flight", ">readers")
+    table = make_table("Values between nodes", *columns)
+    for row in nodes:
+        now = row.transfers
+        if now is not None and (now.received_bytes or now.sent_bytes or now.pulls):
+            table.add_row(
+                short(row.node.node),
+                format_bytes(now.received_bytes),
+                format_bytes(now.sent_bytes),
+                str(now.pulls or ""),
+                str(now.pulls_in_flight or ""),
+                format_bytes(now.in_flight_bytes) if now.in_flight_bytes else "",
+                str(now.readers or ""),
+            )
+    if table.row_count:
+        console.print(table)
 
 
 def _show_processes(console: Console, status: ClusterStatus) -> None:

@@ -187,14 +187,31 @@ class DescribeNode(msgspec.Struct, array_like=True, tag=108, frozen=True):
     max_calls: int = 0
 
 
+class TransferReport(msgspec.Struct, array_like=True, frozen=True):
+    """Values that come to a node from others and go from it. Bytes received and sent are those since its start.
+
+    ``pulls`` are objects that are to come, of which ``pulls_in_flight`` have begun; ``sources`` and ``readers`` count
+    connections.
+    """
+
+    received_bytes: int
+    sent_bytes: int
+    pulls: int
+    pulls_in_flight: int
+    in_flight_bytes: int
+    sources: int
+    readers: int
+
+
 class NodeStatus(msgspec.Struct, array_like=True, tag=109, frozen=True):
-    """Answer to ``DescribeNode``: what one node has, runs and waits for."""
+    """Answer to ``DescribeNode``: what one node has, runs and waits for. A session alone has no ``transfers``."""
 
     number: int
     node: NodeReport
     store: StoreUsage
     processes: list[ProcessStatus]
     waiting: list[WaitingLease]
+    transfers: TransferReport | None = None
 
 
 class SilentNode(msgspec.Struct, array_like=True, frozen=True):
@@ -275,7 +292,10 @@ class ProcessMemory(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ForeignUse(msgspec.Struct, array_like=True, frozen=True):
-    """What a process has of objects whose homes are other nodes. ``sites`` as in ``ProcessReport``."""
+    """What a process has of objects that other nodes made. ``sites`` as in ``ProcessReport``.
+
+    Of the ``refs`` only those whose line is known: the objects' homes know of the others as much as this node.
+    """
 
     process: bytes
     sites: list[str]

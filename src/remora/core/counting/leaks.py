@@ -53,7 +53,7 @@ def search_leaks(rows: Iterable[ObjectRow], actor_of: Mapping[bytes, bytes]) -> 
                 reached[inner] = None
                 todo.append(inner)
             yield
-    return ids - reached.keys()
+    return ids - reached.keys() if len(reached) < len(ids) else set()
 
 
 def leaked_in_cluster(suspects: Mapping[bytes, Collection[bytes]]) -> set[bytes]:

@@ -96,10 +96,10 @@ class MemoryBuilder:
     def _read(self, process: bytes, report: m.ProcessReport) -> Generator[None, None, None]:
         foreign = m.ForeignUse(process, report.sites, [], [])
         for ref in report.refs:
-            if node_of(ref.id) != self._daemon.node:
-                foreign.refs.append(ref)
-            elif ref.site:
+            if ref.site:
                 self._sites[process, ref.id] = report.sites[ref.site]
+                if node_of(ref.id) != self._daemon.node:
+                    foreign.refs.append(ref)
             yield
         for pin in report.pins:
             if pin.id and node_of(pin.id) != self._daemon.node:

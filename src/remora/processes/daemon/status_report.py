@@ -32,7 +32,22 @@ class StatusBuilder:
             m.WaitingLease(one.requester, one.resources, one.count, now_s - one.since_s, one.reason)
             for one in daemon.workers.router.waiting(now_s)
         ]
-        return m.NodeStatus(number, node, store_usage(daemon.objects.arena.usage()), drivers + workers, waiting)
+        store = store_usage(daemon.objects.arena.usage())
+        return m.NodeStatus(number, node, store, drivers + workers, waiting, self._transfers())
+
+    def _transfers(self) -> m.TransferReport | None:
+        if self._daemon.cluster is None:
+            return None
+        now = self._daemon.cluster.transfers.statistics()
+        return m.TransferReport(
+            now.received_bytes,
+            now.sent_bytes,
+            now.pulls,
+            now.pulls_in_flight,
+            now.in_flight_bytes,
+            now.sources,
+            now.readers,
+        )
 
     def _driver(self, connected: ConnectedProcess) -> m.ProcessStatus:
         report = self._reports.get(connected.process)
