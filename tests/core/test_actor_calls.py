@@ -154,6 +154,25 @@ def test_a_new_worker_without_word_of_the_old_one_counts_as_its_death() -> None:
     assert numbers(failure.record for failure in calls.outbox) == [1]
 
 
+def test_what_was_in_flight_when_the_connection_broke_is_lost_although_the_worker_lives() -> None:
+    calls = alive()
+    for call in range(3):
+        assert calls.submit(Record(call, retries_left=call % 2))
+    calls.connection_lost()
+    assert not calls.submit(Record(3))
+    assert numbers(calls.actor_state(told(ALIVE))) == [1, 3]
+    assert [(failed.record.call, failed.died) for failed in calls.outbox] == [(0, False), (2, False)]
+    calls.validate()
+
+
+def test_the_same_word_twice_changes_nothing_while_the_connection_stands() -> None:
+    calls = alive()
+    assert calls.submit(Record(1))
+    assert not calls.actor_state(told(ALIVE))
+    assert numbers(calls.in_flight.values()) == [1]
+    assert not calls.outbox
+
+
 def test_calls_that_did_not_start_move_on_at_no_charge() -> None:
     calls = alive()
     records = [Record(1), Record(2), Record(3, 1)]

@@ -63,6 +63,7 @@ class ActorCalls(Generic[R]):
     __slots__ = (
         "_cancelled",
         "_held",
+        "_is_lost",
         "_low_water",
         "_max_pending",
         "_ordered",
@@ -92,6 +93,8 @@ class ActorCalls(Generic[R]):
         self._unready: set[int] = set()
         self._held: dict[int, R] = {}
         """Calls of an unordered actor whose arguments are pending."""
+        self._is_lost = False
+        """The connection broke: the replies of what is in flight will not come."""
 
     @property
     def is_ordered(self) -> bool:
@@ -195,10 +198,13 @@ class ActorCalls(Generic[R]):
     def connection_lost(self, not_started: Container[int] = NOTHING) -> None:
         """The connection to the worker broke: nothing is sent until the daemon says what became of the actor.
 
+        When it says that the worker lives, what is in flight is lost all the same: another connection starts anew.
+
         *not_started* are calls in flight of which the worker's slot proves that they did not begin. They move to
         the next worker at no charge; all others may have run.
         """
         self.is_open = False
+        self._is_lost = True
         self.state = ActorState(self.actor, UNKNOWN, self.state.incarnation)
         unstarted = [record for call, record in self.in_flight.items() if call in not_started]
         for record in unstarted:
@@ -228,8 +234,9 @@ class ActorCalls(Generic[R]):
         if state.state == DEAD:
             self._fail_all()
             return NOTHING
-        if self.in_flight and (state.state == RESTARTING or is_new_worker):
+        if self.in_flight and (state.state == RESTARTING or is_new_worker or self._is_lost):
             self._sort_out_lost_calls()
+        self._is_lost = False
         return self._drain()
 
     def pending(self) -> int:

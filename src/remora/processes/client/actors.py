@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from remora.base.errors import (
@@ -42,6 +43,8 @@ _pack_pair = Struct(">II").pack
 _data_of_none = serialize(None).to_bytes()
 
 
+EXPLANATION_TIMEOUT_S = 1.0
+"""How long the daemon may take to say why an actor's connection has ended, until it is asked."""
 UNKNOWN_RETRIES = -2
 """Of a call that waits for an actor whose options are not known here yet."""
 
@@ -102,6 +105,8 @@ class ActorClient:
         self._methods: dict[str, FunctionRecord] = {}
         self._unused: dict[ActorId, None] = {}
         """Actors whose last handle here died, until they can be forgotten."""
+        self._unexplained: dict[bytes, float] = {}
+        """Actors whose connections have ended, and when the daemon is asked whether they live."""
         self._refs.on_died = self._on_refs_died
 
     # ------------------------------------------------------------------ calling methods
@@ -263,8 +268,8 @@ class ActorClient:
         self._push(record, more)
         return filled.waited_for
 
-    def on_peer_lost(self, peer: Peer) -> None:
-        """The connection was read to its end; the daemon says what became of the actor."""
+    def on_peer_lost(self, peer: Peer, error: Exception | None) -> None:
+        """The connection was read to its end; the daemon says what became of the actor, or is asked after a while."""
         record: ActorRecord = peer.calls
         with self._lock:
             self._refs.peer_died(peer.process)
@@ -273,6 +278,7 @@ class ActorClient:
                 if record.calls.state.state == messages.DEAD:
                     return  # it stays dead: the session ended before its worker did
                 record.calls.connection_lost(self._not_started(record))
+                self._unexplained[record.id] = monotonic() + EXPLANATION_TIMEOUT_S
 
     def _not_started(self, record: ActorRecord) -> set[int]:
         """Calls in flight that the worker cannot have begun: those of an ordered actor behind the last one begun."""
@@ -301,13 +307,14 @@ class ActorClient:
         record = self._records.get(state.actor)
         if record is None:
             return
+        self._unexplained.pop(record.id, None)
         peer = record.peer
         if state.state != messages.ALIVE and peer is not None:
             # The worker is dead, so all that it ever wrote is there.
             peer.connection.read_to_end()
             if not peer.connection.closed:
                 self._peers.disconnect(peer)
-                self.on_peer_lost(peer)
+                self.on_peer_lost(peer, None)
         with self._lock:
             record.configure(state.is_ordered, state.max_task_retries, state.max_pending_calls)
             if state.state == messages.ALIVE and record.peer is None:
@@ -335,9 +342,12 @@ class ActorClient:
         if self._client.ended:
             return LocalRayletDiedError(f"{record.class_name}.{pending.function.name} failed because {cause}")
         error_class = ActorDiedError if died else ActorUnavailableError
-        what = "is dead" if died else "lost its worker while the call was under way and is restarting"
+        if not died and not cause:
+            what = "was out of reach: the connection to its worker broke while the call was under way"
+        else:
+            what = f"is dead: {cause}" if died else f"lost its worker while the call was under way: {cause}"
         return error_class(
-            f"{record.class_name}.{pending.function.name} failed: the actor {what}: {cause}",
+            f"{record.class_name}.{pending.function.name} failed: the actor {what}",
             actor_id=record.id,
             class_name=record.class_name,
         )
@@ -484,11 +494,19 @@ class ActorClient:
 
     @property
     def is_idle(self) -> bool:
-        """Whether :meth:`forget_unused` has nothing to do."""
-        return not self._unused
+        """Whether :meth:`tick` has nothing to do."""
+        return not self._unused and not self._unexplained
 
-    def forget_unused(self) -> None:
-        """Forget actors of which no handle lives here any more. Wants the lock.
+    def tick(self, now_s: float) -> None:
+        """Forget actors that nobody here can call, ask for those that cannot be reached. Wants the lock."""
+        self._forget_unused()
+        for actor in [actor for actor, due_s in self._unexplained.items() if now_s >= due_s]:
+            # Its node may be alive and the line to it broken: if the actor lives it is connected anew.
+            self._unexplained[actor] = now_s + EXPLANATION_TIMEOUT_S
+            self._client.send_to_daemon(messages.SubscribeActor(actor))
+
+    def _forget_unused(self) -> None:
+        """Forget actors of which no handle lives here any more.
 
         Their connections are closed when everything that came over them is settled: a worker that loses a submitter
         takes it for dead.
@@ -499,6 +517,7 @@ class ActorClient:
                 del self._unused[actor]
             elif not record.calls.pending() and self._close(record.peer):
                 del self._unused[actor], self._records[actor]
+                self._unexplained.pop(actor, None)
                 self._client.send_to_daemon(messages.UnsubscribeActor(actor))
 
     def _close(self, peer: Peer | None) -> bool:

@@ -287,7 +287,7 @@ class Client:
                 self.arena.drain()
                 self.tasks.tick(now_s)
                 if not self.actors.is_idle:
-                    self.actors.forget_unused()
+                    self.actors.tick(now_s)
             self.flush()
         is_idle = self.refs.is_idle and self.arena.is_idle and self.tasks.is_idle and self.actors.is_idle
         timeout_s = -1 if is_idle else DRAIN_INTERVAL_S

@@ -20,8 +20,8 @@ class CallHandler(Protocol):
     def on_replies(self, peer: Peer, messages: list[Any]) -> None:
         """Messages came, in order."""
 
-    def on_peer_lost(self, peer: Peer) -> None:
-        """The connection was read to its end and is closed."""
+    def on_peer_lost(self, peer: Peer, error: Exception | None) -> None:
+        """The connection was read to its end and is closed; *error* is None at an orderly end."""
 
 
 class Peer:
@@ -134,4 +134,4 @@ class Peers:
     def _lose(self, connection: Connection, error: Exception | None) -> None:
         peer: Peer = connection.peer
         self._peers.pop(peer.process, None)
-        peer.handler.on_peer_lost(peer)
+        peer.handler.on_peer_lost(peer, error)

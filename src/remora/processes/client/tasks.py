@@ -20,14 +20,22 @@ from remora.base.errors import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from remora.base.ids import ObjectId, ProcessId, node_of
+from remora.base.ids import ObjectId, ProcessId, node_of, short
 from remora.base.object_ref import FAILED, FIRST_FINISHED, INLINE, PENDING, ObjectRef
 from remora.base.options import TaskOptions
 from remora.base.runtime import Function, Refs
 from remora.core.node_choice import LOCALITY_BYTES
 from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
-from remora.messages.leases import RUNNING_UNKNOWN, LeaseBroken, LeaseDelayed, LeaseGranted, ReclaimLease, RequestFailed
+from remora.messages.leases import (
+    RUNNING_UNKNOWN,
+    LeaseBroken,
+    LeaseDelayed,
+    LeaseGranted,
+    ReclaimLease,
+    RequestFailed,
+    ReturnLease,
+)
 from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerms, Reply, Task
 from remora.processes.client.arguments import put_on_wire
@@ -43,6 +51,9 @@ if TYPE_CHECKING:
 
 Worker = LeasedWorker[PendingCall]
 _pack_pair = Struct(">II").pack
+
+EXPLANATION_TIMEOUT_S = 6.0
+"""Longer than it takes to find a node dead by its silence."""
 
 
 class CallPlan:
@@ -84,6 +95,8 @@ class TaskClient:
         """Another one as soon as calls of this process go to another placement group."""
         self._broken: dict[int, LeaseBroken] = {}
         """Leases whose workers are dead, until their connections were read to the end."""
+        self._unexplained: dict[int, tuple[float, Worker, Exception | None]] = {}
+        """Leases whose connections have ended, until the daemon says why; and until when it is waited for."""
 
     # ------------------------------------------------------------------ submitting
 
@@ -308,10 +321,13 @@ class TaskClient:
             peer.connection.read_to_end()
             if not peer.connection.closed:
                 self._peers.disconnect(peer)
-                self.on_peer_lost(peer)
+                self.on_peer_lost(peer, None)
 
-    def on_peer_lost(self, peer: Peer) -> None:
-        """The connection was read to its end: the worker is dead, and the daemon says, or has said, how it died."""
+    def on_peer_lost(self, peer: Peer, error: Exception | None) -> None:
+        """The connection was read to its end: the worker is dead, and the daemon says, or has said, how it died.
+
+        Between nodes a connection may break for good although the worker lives; then nobody says anything.
+        """
         worker: Worker = peer.calls
         with self._lock:
             self._refs.peer_died(peer.process)
@@ -320,10 +336,14 @@ class TaskClient:
             self._submission.close(worker)
         if worker.lease in self._broken:
             self._end_worker(worker)
+        else:
+            with self._lock:
+                self._unexplained[worker.lease] = (monotonic() + EXPLANATION_TIMEOUT_S, worker, error)
 
     def _end_worker(self, worker: Worker) -> None:
         with self._lock:
             broken = self._broken.pop(worker.lease)
+            self._unexplained.pop(worker.lease, None)
             running = self._running_call(worker, broken.running)
             self._still_wanted(worker, [call for call in worker.in_flight if call != running])
             self._submission.worker_died(worker, running, broken.cause)
@@ -376,7 +396,7 @@ class TaskClient:
     @property
     def is_idle(self) -> bool:
         """Whether :meth:`tick` would have nothing to do until something happens."""
-        return self._submission.is_idle
+        return self._submission.is_idle and not self._unexplained
 
     def has_unanswered_requests(self) -> bool:
         """Whether tasks of this process wait for a lease."""
@@ -385,8 +405,21 @@ class TaskClient:
     def tick(self, now_s: float) -> None:
         """Periodic: leases that have lingered go back. Wants the lock."""
         self._submission.tick(now_s)
+        if self._unexplained:
+            self._give_up_waiting(now_s)
         if self._submission.outbox:
             self._carry_out()
+
+    def _give_up_waiting(self, now_s: float) -> None:
+        """Workers that cannot be reached although nobody says that they died: what they had may have run."""
+        for lease, (deadline_s, worker, error) in list(self._unexplained.items()):
+            if now_s >= deadline_s:
+                cause = f"the connection to its worker {short(worker.process)} broke"
+                if error is not None:
+                    cause += f": {error}"
+                self._broken[lease] = LeaseBroken(lease, worker.process, cause, RUNNING_UNKNOWN)
+                self._end_worker(worker)
+                self._client.send_to_daemon(ReturnLease([lease]))
 
     def abandon(self, cause: str) -> None:
         """The session is over: every task fails."""
