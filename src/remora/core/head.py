@@ -136,13 +136,11 @@ class Head:
         return refusal
 
     def heartbeat(self, node: bytes, message: m.Heartbeat, now_s: float) -> m.HeartbeatAnswer:
-        """A sign of life; the answer."""
+        """A sign of life; the answer. One that was declared dead hears so on its stream, after it was written down."""
         self._now_s = now_s
         self.membership.heartbeat(node, message.stalled_s, now_s)
         self._carry_out()
-        is_member = self.membership.is_member(node)
-        gone = "" if is_member else f"node {short(node)} was declared dead: {self.membership.departure(node).cause}"
-        return m.HeartbeatAnswer(message.number, gone)
+        return m.HeartbeatAnswer(message.number)
 
     def heartbeat_closed(self, node: bytes, now_s: float) -> None:
         """The node's connection for heartbeats ended, and it has no other one."""

@@ -159,7 +159,7 @@ class Heartbeat(msgspec.Struct, array_like=True, tag=161, frozen=True):
 
 
 class HeartbeatAnswer(msgspec.Struct, array_like=True, tag=162, frozen=True):
-    """Head to node: the heartbeat was read. ``refusal``: you are no member any more, and this is why; stop."""
+    """Head to node: the heartbeat was read. To a hello with ``refusal``: you are no member any more; stop."""
 
     number: int
     refusal: str = ""

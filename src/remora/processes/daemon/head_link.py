@@ -90,6 +90,7 @@ class HeadLink:
         self._known_processes: set[bytes] = set()
         """Those that the head may know, so that their ends are told."""
         self._departed: set[bytes] = set()
+        self._is_leaving = False
         self._has_left = False
         self._is_closed = False
 
@@ -148,6 +149,7 @@ class HeadLink:
         """Leave the cluster in order; whether the head has answered in time. Polls the reactor."""
         if self._is_closed:
             return True
+        self._is_leaving = True
         self._say(m.LeaveCluster(reason))
         self.flush()
         deadline_s = monotonic() + timeout_s
@@ -320,9 +322,11 @@ class HeadLink:
         self._reactor.call_after(1.0, self._watch)
 
     def _expel(self, reason: str) -> None:
+        self._has_left = self._has_left or self._is_leaving
         if not self._is_closed:
             self.close()
-            self._listener.on_expelled(reason)
+            if not self._is_leaving:
+                self._listener.on_expelled(reason)
 
     def _on_messages(self, stream: Stream, messages: list[Any]) -> None:
         for unit in self._reader.read(messages):
