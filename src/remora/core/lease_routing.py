@@ -310,15 +310,10 @@ class LeaseRouter:
                 self._placer.failed(request, self.node, effect.message, now_s)
         else:
             if isinstance(effect.message, LeaseGranted):
-                self._granted_here(effect.process, effect.message)
+                request = self._find(effect.process, effect.message.request)
+                if request is not None:
+                    self._placer.granted_here(request)
             self._emit(effect)
-
-    def _granted_here(self, process: bytes, message: LeaseGranted) -> None:
-        request = self._find(process, message.request)
-        if request is not None:
-            request.at_table -= 1
-            if not request.units:
-                self._placer.forget(request)
 
     def _granted(
         self, record: ProcessRecord, request: RoutedRequest | None, node: bytes, message: LeaseGranted
@@ -368,7 +363,7 @@ class LeaseRouter:
         )
 
     def demand(self) -> list[tuple[dict[str, int], int]]:
-        """Shapes of resources that wait for room, with their counts, for the reports to the head."""
+        """Shapes of resources that are asked for and not granted, with their counts, for the reports to the head."""
         return [(dict(need.units), count) for need, count in self._placer.demand().items()]
 
     def waiting(self, now_s: float) -> list[WaitingRequest]:

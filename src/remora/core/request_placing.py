@@ -60,6 +60,7 @@ class RequestPlacer:
             shape.last_node = self._last_spread.get(key, b"")
         request = process.requests[message.request] = RoutedRequest(process, shape, message, now_s)
         shape.requests[request] = None
+        shape.units += message.count
         self.place(request, now_s)
 
     def job_ended(self, job: bytes) -> None:
@@ -264,6 +265,15 @@ class RequestPlacer:
         if view is not None and request.asked_after.get(node) == view.reports:
             self._view.take(node, request.shape.need)
         self.answered(request, node, 1)
+        self._one_less(request)
+
+    def granted_here(self, request: RoutedRequest) -> None:
+        """The table has granted one unit."""
+        request.at_table -= 1
+        self._one_less(request)
+
+    def _one_less(self, request: RoutedRequest) -> None:
+        request.shape.units -= 1
         if not request.units:
             self.forget(request)
 
@@ -309,6 +319,7 @@ class RequestPlacer:
 
     def forget(self, request: RoutedRequest) -> None:
         """It is granted in whole, or its process is gone."""
+        request.shape.units -= request.units
         for node, count in request.at.items():
             self._view.ask(node, request.shape.need, -count)
         for places in (request.at, request.asked_after, request.patient):
@@ -345,14 +356,10 @@ class RequestPlacer:
     # ------------------------------------------------------------------ looking
 
     def demand(self) -> dict[Resources, int]:
-        """How many units of each shape of resources wait for room, wherever in the cluster."""
+        """How many units of each shape of resources are still to come. Cheap: it is asked for very often."""
         found: dict[Resources, int] = {}
-        for request in self.requests():
-            queued = self._table.queued(request.process.process, request.number) if request.at_table else 0
-            in_turn = sum(request.at[node] for node in request.patient)
-            count = request.waiting + queued + in_turn
-            if count:
-                found[request.shape.need] = found.get(request.shape.need, 0) + count
+        for shape in self._shapes.values():
+            found[shape.need] = found.get(shape.need, 0) + shape.units
         return found
 
     def waiting(self, now_s: float) -> list[WaitingRequest]:
@@ -384,6 +391,7 @@ class RequestPlacer:
         for key, shape in self._shapes.items():
             assert shape.requests, f"{shape!r} is kept for nothing"
             assert shape.key == key, f"{shape!r} is filed wrongly"
+            assert shape.units == sum(request.units for request in shape.requests), f"{shape!r} counts wrongly"
             for request in shape.requests:
                 self._validate_request(request)
                 for node, count in request.at.items():

@@ -37,7 +37,7 @@ ShapeKey = tuple[bytes, Resources, str, str]
 class RequestShape:
     """All requests of one sort. A node that refused one of them has no room for the others, either."""
 
-    __slots__ = ("key", "last_node", "need", "refused", "requests", "strategy")
+    __slots__ = ("key", "last_node", "need", "refused", "requests", "strategy", "units")
 
     def __init__(self, key: ShapeKey) -> None:
         self.key = key
@@ -48,6 +48,8 @@ class RequestShape:
         self.refused: dict[bytes, tuple[int, float]] = {}
         """Node to the revision of its view and the time at which it refused."""
         self.requests: dict[RoutedRequest, None] = {}
+        self.units = 0
+        """How many leases are still to come, for all of them."""
 
     def is_refused_by(self, node: NodeView, now_s: float) -> bool:
         """Whether the node has refused, and nothing new is known of it."""
