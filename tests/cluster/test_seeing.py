@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -172,9 +174,26 @@ def test_a_node_that_does_not_answer_is_named_with_how_long_and_what_to_do(two_n
         os.kill(stopped.pid, signal.SIGCONT)
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
-    assert "has not answered for 2." in text
+    assert re.search(r"Node \d+ \(127.0.0.1:\d+\) has not answered for \d+\.\d s", text)
     assert "the head declares it dead" in text
     assert "CPU" in text
+
+
+def test_without_the_head_status_and_memory_show_what_the_nodes_know(two_nodes: Cluster) -> None:
+    children = psutil.Process(two_nodes.head_node.pid).children()
+    head = next(child for child in children if "remora:head" in " ".join(child.cmdline()))
+    head.suspend()
+    try:
+        results = [
+            CliRunner().invoke(main, [command, "--session", two_nodes.worker_nodes[0].directory])
+            for command in ("status", "memory")
+        ]
+    finally:
+        head.resume()
+    for result in results:
+        assert result.exit_code == 0, result.output
+        assert re.search(r"The head has not answered for \d+\.\d s", result.output)
+    assert "2 nodes" in results[0].output
 
 
 def test_a_killed_node_is_listed_as_dead_with_the_cause() -> None:

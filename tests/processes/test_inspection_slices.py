@@ -106,16 +106,28 @@ def test_reports_are_built_one_after_the_other(node: Node) -> None:
     assert [len(report.objects) for report in node.delivered] == [10, 3]
 
 
-def test_what_processes_hold_of_other_homes_is_told_apart_with_its_lines(node: Node) -> None:
-    node.daemon.processes.append(SimpleNamespace(process=DRIVER, pid=77, role="driver", connection=None))
+def describe_with_report(node: Node, refs: list[m.HeldRef], pins: list[m.PinnedObject]) -> m.NodeMemory:
+    """The report when the driver has said that it holds these, from the lines ``a.py:1`` and ``b.py:2``."""
+    node.daemon.processes.append(SimpleNamespace(process=DRIVER, pid=77, role="driver"))
     node.daemon.processes.get = lambda process: process == DRIVER
     node.daemon.processes.send = lambda process, message: None
-    node.describe()
-    refs = [m.HeldRef(IDS[0], 1), m.HeldRef(OTHER_HOME, 2)]
-    pins = [m.PinnedObject(OTHER_HOME, 2, 800)]
+    node.describe(max_objects=1000)
     node.inspection.on_report(DRIVER, m.ProcessReport(1, [], 0, [], ["", "a.py:1", "b.py:2"], refs, pins), 0.1)
     turns_to_the_end(node)
     (report,) = node.delivered
+    return report
+
+
+def test_what_processes_hold_of_other_homes_is_told_apart_with_its_lines(node: Node) -> None:
+    pins = [m.PinnedObject(OTHER_HOME, 2, 800)]
+    report = describe_with_report(node, [m.HeldRef(IDS[0], 1), m.HeldRef(OTHER_HOME, 2)], pins)
     (use,) = report.foreign
     assert (use.process, use.sites[use.refs[0].site], use.pins) == (DRIVER, "b.py:2", pins)
     assert report.processes[0].refs == 2
+    (own,) = (one for one in report.objects if one.id == IDS[0])
+    assert own.holders == [m.Holder(DRIVER, "process", 77, "driver", "a.py:1")]
+
+
+def test_a_line_that_a_process_has_not_told_is_not_known(node: Node) -> None:
+    report = describe_with_report(node, [m.HeldRef(IDS[0], 3), m.HeldRef(IDS[1], -9)], [])
+    assert {holder.site for one in report.objects for holder in one.holders} == {""}

@@ -96,7 +96,7 @@ class MemoryBuilder:
     def _read(self, process: bytes, report: m.ProcessReport) -> Generator[None, None, None]:
         foreign = m.ForeignUse(process, report.sites, [], [])
         for ref in report.refs:
-            if ref.site:
+            if 0 < ref.site < len(report.sites):
                 self._sites[process, ref.id] = report.sites[ref.site]
                 if node_of(ref.id) != self._daemon.node:
                     foreign.refs.append(ref)
