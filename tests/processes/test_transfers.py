@@ -30,9 +30,10 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_server, "QUEUED_WAIT_S", 0.3)
 
 
-@pytest.fixture(params=["clear", "TLS"])
+@pytest.fixture(params=["copy", "sendfile", "TLS"])
 def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TransferNodes]:
-    nodes = TransferNodes(CLEAR if request.param == "clear" else create_credentials(str(tmp_path)))
+    credentials = create_credentials(str(tmp_path)) if request.param == "TLS" else CLEAR
+    nodes = TransferNodes(credentials, "127.0.0.2" if request.param == "sendfile" else "127.0.0.1")
     yield nodes
     nodes.close()
 

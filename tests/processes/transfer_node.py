@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -42,12 +43,12 @@ class TransferNode:
         self.granted: dict[int, int] = {}
         self.is_full = False
         self.transfers = Transfers(nodes.reactor, self.memory, credentials, self.node, self, **options)
-        self.door = Doorkeeper(nodes.reactor, "127.0.0.1", 0, credentials, self.transfers.accept)
+        self.door = Doorkeeper(nodes.reactor, nodes.host, 0, credentials, self.transfers.accept)
 
     @property
     def address(self) -> str:
         """Where other nodes find it."""
-        return f"127.0.0.1:{self.door.port}"
+        return f"{self.nodes.host}:{self.door.port}"
 
     # ------------------------------------------------------------------ what a daemon does for transfers
 
@@ -122,8 +123,6 @@ class TransferNode:
 
     def read(self, object_id: bytes) -> bytes:
         """The value."""
-        import os
-
         location = self.store[object_id, WRITER]
         parts = []
         at, end = location.offset, location.offset + location.size_bytes
@@ -149,9 +148,10 @@ class TransferNode:
 
 
 class TransferNodes:
-    """Several of them."""
+    """Several of them. At any *host* but 127.0.0.1, where connections come from, they take each other for remote."""
 
-    def __init__(self, credentials: ClusterCredentials = CLEAR) -> None:
+    def __init__(self, credentials: ClusterCredentials = CLEAR, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.reactor = Reactor()
         self.credentials = credentials
         self.by_id: dict[bytes, TransferNode] = {}

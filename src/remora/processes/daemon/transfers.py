@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from remora.system.network.preface import Preface
 
 ACCEPT_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 2.0
+CLOSE_TIMEOUT_S = 0.5
 
 
 class TransferHost(Protocol):
