@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
+import msgspec
 import pytest
 from head_rig import HeadRig
 
@@ -17,7 +19,7 @@ from remora.base.ids import make_object_id
 from remora.messages import actors as a
 from remora.messages import head as m
 from remora.messages.inspection import GetNodes, Nodes
-from remora.processes.daemon.head_link import JoinError
+from remora.processes.daemon.head_link import HeadLink, JoinError
 from remora.processes.head.keeper import HeadStartError
 from remora.system.certificates import create_credentials
 from remora.system.process_control import open_pidfd, wait_ended
@@ -188,9 +190,9 @@ def test_all_nodes_are_listed_with_those_that_are_gone(rig: HeadRig) -> None:
     two.link.leave("done")
     rig.until(lambda: one.departed, "nobody hears of it")
     nodes = one.ask(GetNodes(1), Nodes).nodes
-    assert [(each.node, each.is_alive, each.resources) for each in nodes] == [
-        (one.node, True, {"CPU": 4.0}),
-        (two.node, False, {"CPU": 4.0}),
+    assert [(each.node, each.is_alive, each.resources, each.cause) for each in nodes] == [
+        (one.node, True, {"CPU": 4.0}, ""),
+        (two.node, False, {"CPU": 4.0}, "it left the cluster: done"),
     ]
 
 
@@ -207,10 +209,6 @@ def test_the_head_ends_with_its_daemon(tmp_path: Path, credentials: ClusterCrede
         "print(keeper.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    import subprocess
-
-    import msgspec
-
     encoded = msgspec.msgpack.encode(credentials).hex()
     command = [sys.executable, "-c", program, str(tmp_path), encoded]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as daemon:
@@ -240,8 +238,6 @@ def test_a_head_whose_state_is_damaged_says_so_and_what_to_do(tmp_path: Path, cr
 
 
 def test_joining_a_port_where_no_head_is_ends_with_a_sentence(tmp_path: Path, credentials: ClusterCredentials) -> None:
-    from remora.processes.daemon.head_link import HeadLink
-
     rig = HeadRig(str(tmp_path), credentials)
     try:
         link = HeadLink(rig.reactor, rig.address, credentials, None)  # type: ignore[arg-type]
@@ -252,8 +248,6 @@ def test_joining_a_port_where_no_head_is_ends_with_a_sentence(tmp_path: Path, cr
 
 
 def test_a_wrong_secret_is_refused_at_once(rig: HeadRig, tmp_path: Path) -> None:
-    from remora.processes.daemon.head_link import HeadLink
-
     own = rig.credentials
     wrong = ClusterCredentials(bytes(32), own.fingerprint, own.encrypt)
     link = HeadLink(rig.reactor, rig.address, wrong, None)  # type: ignore[arg-type]

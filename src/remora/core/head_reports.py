@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from remora.base.resources import Resources
 from remora.core.actor_placement import ActorPlacer
 from remora.core.actor_registry import ActorRegistry
@@ -13,14 +15,27 @@ from remora.messages.inspection import NodeReport
 
 def node_reports(membership: Membership) -> list[NodeReport]:
     """The members, then those that are gone."""
-    alive = [_node_report(view, True) for view in membership.views()]
-    return alive + [_node_report(record.view, False) for record in membership.departed()]
+    alive = [_node_report(view) for view in membership.views()]
+    gone = [
+        _node_report(msgspec.structs.replace(record.view, available={}), record.departure.cause)
+        for record in membership.departed()
+        if record.departure is not None
+    ]
+    return alive + gone
 
 
-def _node_report(view: MemberView, is_alive: bool) -> NodeReport:
-    available = Resources(view.available if is_alive else {}).to_floats()
-    total = Resources(view.total).to_floats()
-    return NodeReport(view.node, is_alive, view.hostname, view.address, total, available, view.labels)
+def _node_report(view: MemberView, cause: str = "") -> NodeReport:
+    return NodeReport(
+        view.node,
+        not cause,
+        view.hostname,
+        view.address,
+        Resources(view.total).to_floats(),
+        Resources(view.available).to_floats(),
+        view.labels,
+        cause,
+        view.is_head_node,
+    )
 
 
 def actor_reports(registry: ActorRegistry, placer: ActorPlacer) -> list[ActorReport]:
