@@ -161,14 +161,29 @@ def _show_sums(console: Console, node: NodeStore) -> None:
 
 
 def _show_stores(console: Console, nodes: list[NodeStore]) -> None:
-    """The same with a column for each node."""
-    table = make_table("Every byte of the stores", "what", *(f">node {short(node.node.node)}" for node in nodes))
-    for parts in zip(*map(_parts, nodes), strict=True):
-        table.add_row(parts[0][0], *(format_bytes(size_bytes) for _, size_bytes in parts))
-    table.add_section()
-    table.add_row("limit", *(format_bytes(node.store.limit_bytes) for node in nodes))
-    table.add_row("beside it, too small for a store", *(format_bytes(node.inline_bytes) for node in nodes))
+    """The same with a line for each node."""
+    columns = (
+        ">objects",
+        ">kept",
+        ">copies",
+        ">results",
+        ">reserved",
+        ">rounding",
+        ">warm",
+        ">cold",
+        ">limit",
+        ">small",
+    )
+    table = make_table("Every byte of the stores", "node", *columns)
+    for node in nodes:
+        amounts = [*(size_bytes for _, size_bytes in _parts(node)), node.store.limit_bytes, node.inline_bytes]
+        table.add_row(short(node.node.node), *map(format_bytes, amounts))
     console.print(table)
+    console.print(
+        "Objects whose home is the node; kept for other homes, or as further copies; copies that can be evicted; "
+        "results on their way to who asked for them; reserved for processes to write into; rounding of small objects "
+        "to pages; free, with memory (warm) and without (cold). All that is the limit. Small: values beside the store."
+    )
 
 
 def _parts(node: NodeStore) -> list[tuple[str, int]]:
