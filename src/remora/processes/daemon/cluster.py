@@ -45,6 +45,7 @@ from remora.processes.head.configuration import HeadConfiguration
 from remora.processes.head.keeper import HeadKeeper, HeadStartError
 from remora.system.certificates import install_credentials
 from remora.system.network.doorkeeper import Doorkeeper
+from remora.system.network.own_address import own_address
 from remora.system.network.preface import Preface, Purpose
 from remora.system.network.refusals import Refusal, refuse
 from remora.system.network.socket_passing import pass_socket
@@ -82,7 +83,8 @@ class ClusterService:
         self._daemon: NodeDaemon | None = None
         self.node = NodeId(b"")
         self.credentials = cluster.credentials
-        host = cluster.host or _own_address(cluster.head_address)
+        head_host = split_address(cluster.head_address)[0] if cluster.head_address else ""
+        host = cluster.host or own_address(head_host)
         self._doorkeeper = Doorkeeper(reactor, host, cluster.port, self.credentials, self._on_preface)
         self.address = join_address(host, self._doorkeeper.port)
         self._keeper = self._start_head() if cluster.is_head else None
@@ -399,18 +401,6 @@ class ClusterService:
             daemon.workers.end_job(job, now_s)
         daemon.inspection.node_dead(node, now_s)
         daemon.workers.carry_out()
-
-
-def _own_address(head_address: str) -> str:
-    """The address of this machine from which the head, or else the way out, is reached."""
-    host = split_address(head_address)[0] if head_address else "192.0.2.1"  # an address that nobody has (RFC 5737)
-    try:
-        infos = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
-        with socket.socket(infos[0][0], socket.SOCK_DGRAM) as sock:
-            sock.connect(infos[0][4])  # sends nothing: it only chooses a route
-            return str(sock.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"  # this machine has no network
 
 
 def _to_floats(units: dict[str, int]) -> dict[str, float]:
