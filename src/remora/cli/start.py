@@ -70,7 +70,7 @@ def start(
     )
     try:
         node = _start(head, join, options, state, no_encrypt)
-    except (RemoraError, OSError) as error:
+    except (RemoraError, OSError, ImportError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     text = join_string_of(node.session.path)
     if quiet:
