@@ -313,3 +313,23 @@ def test_a_placement_group_is_reserved_committed_and_outlives_the_head(cluster: 
     cluster.say(one, m.JobEnded(driver, "done"))
     assert cluster.take(one, g.PlacementGroupState)[-1].state == g.REMOVED
     assert not [kind for kind, _ in cluster.rows if kind in ("placement_group", "group_watchers")]
+
+
+def test_a_cluster_that_is_started_again_from_its_state_has_its_names_and_its_detached_actors(cluster: Cluster) -> None:
+    old = cluster.join(is_head_node=True)
+    start_job(cluster, old)
+    actor = create(cluster, old, max_restarts=-1, name="stays", namespace="space", request=1, detached=True)
+    node, worker = place(cluster, actor)
+    construct(cluster, node, worker)
+    lost = create(cluster, old, 2, name="goes", namespace="space", request=2)
+    cluster.restart()
+    cluster.sent.clear()
+    new = cluster.join(is_head_node=True)
+    assert [departure.node for departure in cluster.head.membership.departures()] == [old]
+    node, worker = place(cluster, actor)
+    assert node == new
+    construct(cluster, new, worker)
+    cluster.say(new, FromProcess(driver_of(new), b""), a.ListActors(1, "space"))
+    assert cluster.take(new, a.ActorNames)[0].names == [("space", "stays")]
+    cluster.say(new, FromProcess(driver_of(new), b""), a.SubscribeActor(lost))
+    assert "started again" in cluster.take(new, a.ActorState)[-1].cause
