@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from remora.base.ids import NodeId
+from remora.core.pull_queue import PullQueue
 from remora.core.pull_records import (
     AskSpace,
     Chunk,
@@ -69,13 +70,9 @@ class PullManager:
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self.outbox: list[Effect] = []
         """In order. The shell takes what is in it, and leaves an empty list."""
-        self.limit_bytes = limit_bytes
-        self.in_flight_bytes = 0
-        """Of all pulls that asked for space and have not ended, and of those that ended and still have it."""
         self._pulls: dict[int, Pull] = {}
         self._by_key: dict[tuple[bytes, bytes], Pull] = {}
-        self._queued: tuple[dict[int, Pull], ...] = tuple({} for _ in PullPurpose)
-        self._in_flight = [0 for _ in PullPurpose]
+        self._queue = PullQueue(limit_bytes)
         self._sources: dict[NodeId, PullSource] = {}
         self._hungry: dict[NodeId, None] = {}
         self._parked: dict[int, Pull] = {}
@@ -83,11 +80,12 @@ class PullManager:
         self._last_stream = 0
 
     def __repr__(self) -> str:
-        queued = sum(map(len, self._queued))
-        return (
-            f"<PullManager {queued} queued, {len(self._pulls) - queued} in flight with {self.in_flight_bytes} bytes, "
-            f"{list(self._sources.values())}>"
-        )
+        return f"<PullManager {self._queue!r}, {list(self._sources.values())}>"
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Of all pulls that asked for space and have not ended, and of those that ended and still have it."""
+        return self._queue.in_flight_bytes
 
     # ------------------------------------------------------------------ what the directory wants
 
@@ -104,8 +102,8 @@ class PullManager:
         self._last_pull += 1
         pull = Pull(self._last_pull, id, writer, size_bytes, purpose, list(dict.fromkeys(sources)))
         self._pulls[pull.number] = self._by_key[pull.key] = pull
-        self._queued[purpose][pull.number] = pull
-        self._admit(now_s)
+        self._queue.add(pull)
+        self._admit()
         return pull.number
 
     def raise_priority(self, id: bytes, writer: bytes, purpose: PullPurpose, now_s: float) -> None:
@@ -113,23 +111,18 @@ class PullManager:
         pull = self._by_key.get((id, writer))
         if pull is None or pull.purpose <= purpose:
             return
-        if pull.state is PullState.QUEUED:
-            del self._queued[pull.purpose][pull.number]
-            self._queued[purpose][pull.number] = pull
-        else:
-            self._in_flight[pull.purpose] -= 1
-            self._in_flight[purpose] += 1
-            ready = self._sources[pull.source].ready if pull.source is not None else ()
-            if ready and ready[pull.purpose].pop(pull.number, None) is not None:
-                ready[purpose][pull.number] = pull
+        self._queue.set_purpose(pull, purpose)
+        source = None if pull.source is None else self._sources.get(pull.source)
+        if source is not None and source.ready[pull.purpose].pop(pull.number, None) is not None:
+            source.ready[purpose][pull.number] = pull
         pull.purpose = purpose
-        self._admit(now_s)
+        self._admit()
 
     def cancel(self, id: bytes, writer: bytes, now_s: float) -> None:
         """Nobody waits for it any more. Nothing happens when it is not being pulled."""
         pull = self._by_key.get((id, writer))
         if pull is not None:
-            self._end(pull, now_s)
+            self._end(pull)
 
     def sources_changed(self, id: bytes, writer: bytes, sources: Sequence[NodeId], now_s: float) -> None:
         """The home names other sources, best first. One that refused and is named again is asked again."""
@@ -166,7 +159,7 @@ class PullManager:
         pull = self._asking(number)
         pull.has_space = True
         if pull.state is PullState.ENDED:
-            self._release_if_idle(pull, now_s)
+            self._release_if_idle(pull)
             return
         pull.state = PullState.RUNNING
         pull.progress_s = now_s
@@ -180,14 +173,14 @@ class PullManager:
         """
         pull = self._asking(number)
         if pull.state is not PullState.ENDED:
-            self._fail(pull, reason, now_s)
-        self._release(pull, now_s)
+            self._fail(pull, reason)
+        self._release(pull)
 
     def fail(self, number: int, reason: str, now_s: float) -> None:
         """The node itself cannot take the object, for example since the machine has no memory left."""
         pull = self._pulls.get(number)
         if pull is not None and pull.state is not PullState.ENDED:
-            self._fail(pull, reason, now_s)
+            self._fail(pull, reason)
 
     # ------------------------------------------------------------------ what comes from the sources
 
@@ -214,14 +207,14 @@ class PullManager:
         pull = self._answered(pull_number=number)
         self._wake_source(found)
         if pull.state is PullState.ENDED:
-            self._release_if_idle(pull, now_s)
+            self._release_if_idle(pull)
             return
         pull.progress_s = now_s
         pull.starved_since_s = None
         pull.received += 1
         pull.received_bytes += size_bytes
         if not pull.outstanding and not pull.has_unasked():
-            self._finish(pull, now_s)
+            self._finish(pull)
 
     def chunk_refused(
         self, source: NodeId, stream: int, number: int, offset: int, reason: str, now_s: float, *, is_final: bool
@@ -238,7 +231,7 @@ class PullManager:
         pull = self._answered(pull_number=number)
         self._wake_source(found)
         if pull.state is PullState.ENDED:
-            self._release_if_idle(pull, now_s)
+            self._release_if_idle(pull)
             return
         pull.returned.append(offset)
         if is_final:
@@ -269,7 +262,7 @@ class PullManager:
             broken[number] = pull
         for pull in broken.values():
             if pull.state is PullState.ENDED:
-                self._release_if_idle(pull, now_s)
+                self._release_if_idle(pull)
             else:
                 self._put_last(pull, source, reason)
                 self._leave(pull, source, now_s)
@@ -340,22 +333,10 @@ class PullManager:
 
     # ------------------------------------------------------------------ from queue to end
 
-    def _admit(self, now_s: float) -> None:
-        while (pull := self._first_queued()) is not None:
-            is_alone = not any(self._in_flight[: pull.purpose + 1])
-            if self.in_flight_bytes + pull.size_bytes > self.limit_bytes and not is_alone:
-                return
-            del self._queued[pull.purpose][pull.number]
+    def _admit(self) -> None:
+        while (pull := self._queue.take_next()) is not None:
             pull.state = PullState.WAITING_FOR_SPACE
-            self.in_flight_bytes += pull.size_bytes
-            self._in_flight[pull.purpose] += 1
             self.outbox.append(AskSpace(pull.number, pull.size_bytes))
-
-    def _first_queued(self) -> Pull | None:
-        for pulls in self._queued:
-            for pull in pulls.values():
-                return pull
-        return None
 
     def _asking(self, number: int) -> Pull:
         pull = self._pulls[number]
@@ -368,22 +349,22 @@ class PullManager:
         pull.outstanding -= 1
         return pull
 
-    def _finish(self, pull: Pull, now_s: float) -> None:
+    def _finish(self, pull: Pull) -> None:
         self._unready(pull)
         pull.state = PullState.ENDED
         del self._by_key[pull.key]
         self.outbox.append(Finished(pull.number))
-        self._forget(pull, now_s)
+        self._forget(pull)
 
-    def _fail(self, pull: Pull, reason: str, now_s: float) -> None:
+    def _fail(self, pull: Pull, reason: str) -> None:
         self.outbox.append(Failed(pull.number, reason))
-        self._end(pull, now_s)
+        self._end(pull)
 
     def _give_up(self, pull: Pull, now_s: float) -> None:
         """No byte came for long: the sources have failed. If they had failed before, so has the pull."""
         candidates = [node for node in pull.sources if node not in pull.refused]
         if not candidates:
-            self._fail(pull, pull.reasons(), now_s)
+            self._fail(pull, pull.reasons())
             return
         pull.progress_s = now_s
         pull.starved_since_s = None
@@ -396,32 +377,32 @@ class PullManager:
         source = None if pull.source is None else self._sources.get(pull.source)
         return pull.progress_s if source is None else max(pull.progress_s, source.payload_s)
 
-    def _end(self, pull: Pull, now_s: float) -> None:
+    def _end(self, pull: Pull) -> None:
         was_queued = pull.state is PullState.QUEUED
         self._unready(pull)
         del self._by_key[pull.key]
         pull.state = PullState.ENDED
         if was_queued:
-            del self._queued[pull.purpose][pull.number], self._pulls[pull.number]
+            self._queue.remove(pull)
+            del self._pulls[pull.number]
             self.outbox.append(ReleasePull(pull.number))
-            self._admit(now_s)
+            self._admit()
         elif pull.has_space:
-            self._release_if_idle(pull, now_s)
+            self._release_if_idle(pull)
 
-    def _release_if_idle(self, pull: Pull, now_s: float) -> None:
+    def _release_if_idle(self, pull: Pull) -> None:
         if not pull.outstanding:
-            self._release(pull, now_s)
+            self._release(pull)
 
-    def _release(self, pull: Pull, now_s: float) -> None:
+    def _release(self, pull: Pull) -> None:
         self.outbox.append(ReleasePull(pull.number))
-        self._forget(pull, now_s)
+        self._forget(pull)
 
-    def _forget(self, pull: Pull, now_s: float) -> None:
+    def _forget(self, pull: Pull) -> None:
         """It was in flight and is over."""
         del self._pulls[pull.number]
-        self.in_flight_bytes -= pull.size_bytes
-        self._in_flight[pull.purpose] -= 1
-        self._admit(now_s)
+        self._queue.left(pull)
+        self._admit()
 
     # ------------------------------------------------------------------ sources
 
@@ -463,7 +444,7 @@ class PullManager:
                 self._refuse(pull, node, "it is dead")
         candidates = [node for node in pull.sources if node not in pull.refused]
         if not pull.sources:
-            self._fail(pull, "no node is known to have it", now_s)
+            self._fail(pull, "no node is known to have it")
             return
         rested = (node for node in candidates if self._source(node).rests_until_s <= now_s)
         pull.source = next(rested, None)
@@ -510,9 +491,7 @@ class PullManager:
     def validate(self) -> None:
         """Raise AssertionError when an invariant does not hold. Walks over everything."""
         in_flight = [pull for pull in self._pulls.values() if pull.state is not PullState.QUEUED]
-        assert self.in_flight_bytes == sum(pull.size_bytes for pull in in_flight), repr(self)
-        for purpose in PullPurpose:
-            assert self._in_flight[purpose] == sum(pull.purpose == purpose for pull in in_flight), repr(self)
+        self._queue.validate(in_flight)
         assert self._by_key == {p.key: p for p in self._pulls.values() if p.state is not PullState.ENDED}, repr(self)
         outstanding: dict[int, int] = dict.fromkeys(self._pulls, 0)
         for each in self._sources.values():
