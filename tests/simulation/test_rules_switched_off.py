@@ -218,7 +218,7 @@ class NobodyKeepsCopiesAtFirst(Directory):
     def store(self, process: ProcessId, message: m.Store) -> None:
         super().store(process, message)
         if (message.id, process) in self._copies and not message.keeper:
-            self._copies._copies[message.id, process].keepers.pop(process, None)
+            self._copies._copies[message.id, process][1].pop(process, None)
 
     def validate(self) -> None:
         pass

@@ -39,10 +39,15 @@ class GetObjects(msgspec.Struct, array_like=True, tag=50, frozen=True):
 
 
 class ObjectValue(msgspec.Struct, array_like=True, tag=51, frozen=True):
-    """Daemon to process: the object has a value, or will never have one."""
+    """Daemon to process: the object has a value, or will never have one.
+
+    Where a value lies that is ``evictable`` the process tells nobody: whoever looks at it must be known to the daemon,
+    which asks with ``ReleaseCopies`` before it frees the place.
+    """
 
     id: bytes
     value: Value
+    evictable: bool = False
 
 
 class ForgetGet(msgspec.Struct, array_like=True, tag=52, frozen=True):

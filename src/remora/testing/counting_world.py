@@ -232,7 +232,8 @@ class World(Network):
         self.arena.discard((location.node, location.offset))
 
     def look(self, location: Location) -> None:
-        if (location.node, location.offset) not in self.arena and not self.faults:
+        is_there = (location.node, location.offset) in self.arena
+        if not is_there and (not self.faults or not location.offset):
             raise Violation(f"a process looks at place {location.offset} of {self.name(location.node)}, which is free")
 
     def evict(self, node: NodeId, size_bytes: int) -> None:

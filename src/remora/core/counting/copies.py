@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from remora.base.ids import NODE_ID_SIZE_BYTES
 from remora.core.counting.vocabulary import Effect, FreeLocation, KeepLocation
 from remora.messages.objects import Location
 
 
-class ArenaCopy:
-    """One copy: where it lies, who keeps it, and what the heir of its home would want to know."""
+class KeptCopy(msgspec.Struct, frozen=True):
+    """A copy that a home has kept here, with what its heir would want to know."""
 
-    __slots__ = ("contents", "keepers", "location", "wanted")
-
-    def __init__(self, location: Location, keeper: bytes) -> None:
-        self.location = location
-        self.keepers: dict[bytes, None] = {keeper: None}
-        self.contents: list[bytes] = []
-        self.wanted = 1
-        """On how many nodes the home wants it kept."""
+    id: bytes
+    writer: bytes
+    location: Location
+    contents: list[bytes]
+    wanted: int
+    """On how many nodes it is to be kept."""
 
 
 class ArenaCopies:
@@ -33,15 +33,17 @@ class ArenaCopies:
 
     def __init__(self, emit: Callable[[Effect], None]) -> None:
         self._emit = emit
-        self._copies: dict[tuple[bytes, bytes], ArenaCopy] = {}
+        self._copies: dict[tuple[bytes, bytes], tuple[Location, dict[bytes, None]]] = {}
+        self._described: dict[tuple[bytes, bytes], tuple[list[bytes], int]] = {}
+        """What homes on other nodes have said of their copies: contents, and on how many nodes they are kept."""
 
     def add(self, object_id: bytes, writer: bytes, location: Location, keeper: bytes) -> None:
-        self._copies[object_id, writer] = ArenaCopy(location, keeper)
+        self._copies[object_id, writer] = (location, {keeper: None})
         self._emit(KeepLocation(location))
 
     def adopt(self, object_id: bytes, writer: bytes, location: Location, keeper: bytes) -> None:
         """The same for a copy that was pulled: the directory owns its place already."""
-        self._copies[object_id, writer] = ArenaCopy(location, keeper)
+        self._copies[object_id, writer] = (location, {keeper: None})
 
     def __contains__(self, key: tuple[bytes, bytes]) -> bool:
         return key in self._copies
@@ -49,42 +51,42 @@ class ArenaCopies:
     def location(self, object_id: bytes, writer: bytes) -> Location | None:
         """Where the copy lies, if there is one."""
         copy = self._copies.get((object_id, writer))
-        return copy.location if copy is not None else None
+        return copy[0] if copy is not None else None
 
     def keep(self, object_id: bytes, writer: bytes, keeper: bytes) -> None:
-        self._copies[object_id, writer].keepers[keeper] = None
+        self._copies[object_id, writer][1][keeper] = None
 
     def describe(self, object_id: bytes, writer: bytes, contents: list[bytes], wanted: int = 1) -> None:
         """What the home says of the copy that it has kept here."""
-        copy = self._copies[object_id, writer]
-        copy.contents, copy.wanted = contents, wanted
+        self._described[object_id, writer] = (contents, wanted)
 
     def release(self, object_id: bytes, writer: bytes, keeper: bytes) -> None:
         """The keeper, if it is one, keeps the copy no more; without keepers the copy is freed."""
-        copy = self._copies.get((object_id, writer))
-        if copy is None:
-            return
-        copy.keepers.pop(keeper, None)
-        if not copy.keepers:
+        location, keepers = self._copies.get((object_id, writer), (None, {}))
+        keepers.pop(keeper, None)
+        if location is not None and not keepers:
             del self._copies[object_id, writer]
-            self._emit(FreeLocation(copy.location))
+            if self._described:
+                self._described.pop((object_id, writer), None)
+            self._emit(FreeLocation(location))
 
     def inherit(self, dead: bytes, heir: bytes) -> None:
         """What was kept for a dead home is kept for its heir."""
-        for copy in self._copies.values():
-            if dead in copy.keepers:
-                del copy.keepers[dead]
-                copy.keepers[heir] = None
+        for _, keepers in self._copies.values():
+            if dead in keepers:
+                del keepers[dead]
+                keepers[heir] = None
 
     def of_keeper(self, keeper: bytes) -> list[tuple[bytes, bytes]]:
         """Id and writer of all that the keeper keeps."""
-        return [key for key, copy in self._copies.items() if keeper in copy.keepers]
+        return [key for key, (_, keepers) in self._copies.items() if keeper in keepers]
 
-    def kept_for(self, home: bytes) -> Iterator[tuple[bytes, bytes, ArenaCopy]]:
-        """Id, writer and copy of all that the home keeps."""
-        for (object_id, writer), copy in self._copies.items():
-            if home in copy.keepers:
-                yield object_id, writer, copy
+    def kept_for(self, home: bytes) -> Iterator[KeptCopy]:
+        """All that the home keeps."""
+        for key, (location, keepers) in self._copies.items():
+            if home in keepers:
+                contents, wanted = self._described.get(key, ([], 1))
+                yield KeptCopy(*key, location, contents, wanted)
 
     def keys(self) -> list[tuple[bytes, bytes]]:
         """Id and writer of all copies."""
@@ -92,11 +94,11 @@ class ArenaCopies:
 
     def is_kept_for_home(self, object_id: bytes, writer: bytes) -> bool:
         """Whether a node is among the keepers, and not only processes."""
-        copy = self._copies.get((object_id, writer))
-        return copy is not None and any(len(keeper) == NODE_ID_SIZE_BYTES for keeper in copy.keepers)
+        _, keepers = self._copies.get((object_id, writer), (None, {}))
+        return any(len(keeper) == NODE_ID_SIZE_BYTES for keeper in keepers)
 
     def __len__(self) -> int:
         return len(self._copies)
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes, tuple[bytes, ...]]]:
-        return ((object_id, writer, tuple(copy.keepers)) for (object_id, writer), copy in self._copies.items())
+        return ((object_id, writer, tuple(keepers)) for (object_id, writer), (_, keepers) in self._copies.items())

@@ -110,6 +110,8 @@ class Directory(Heirs):
             self._refuse_value(object_id, message.value, process, message.writer)
         else:
             self._set_value(object_id, entry, message.value, process, message.writer)
+            if entry.spread is not None:
+                self._keep_enough(object_id, entry)
 
     def register(self, process: ProcessId, message: m.Register) -> None:
         for object_id in message.ids:
@@ -144,7 +146,10 @@ class Directory(Heirs):
 
     def get_objects(self, process: ProcessId, message: GetObjects) -> None:
         for object_id in message.ids:
-            if self._home(object_id) == self.node:
+            entry = self._entries.get(ObjectId(object_id))
+            if entry is not None and entry.can_be_read:
+                self._serve(process, message.purpose, ObjectId(object_id), entry)
+            elif self._home(object_id) == self.node:
                 self._get(GetRequest(object_id, process, message.purpose))
             else:
                 self._fetch(ObjectId(object_id), process, message.purpose)

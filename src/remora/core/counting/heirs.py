@@ -206,9 +206,9 @@ class Heirs(OtherNodes):
         for object_id, local in self._local:
             whole = local.location is not None
             yield ReportedCopy(object_id, local.writer, local.value, whole, False, local.wanted, local.sources)
-        for kept, writer, copy in self._copies.kept_for(self._heirs[dead]):
-            value = Value(STORED, b"", copy.location, copy.contents)
-            yield ReportedCopy(kept, writer, value, True, True, copy.wanted)
+        for kept in self._copies.kept_for(self._heirs[dead]):
+            value = Value(STORED, b"", kept.location, kept.contents)
+            yield ReportedCopy(kept.id, kept.writer, value, whole=True, kept=True, wanted=kept.wanted)
 
     # Being the heir
 
@@ -223,7 +223,7 @@ class Heirs(OtherNodes):
             self._held_back.setdefault(node, deque())
 
     def _take_report(self, rebuild: Rebuild, node: NodeId, report: HomeReport) -> None:
-        if node not in rebuild.awaited:
+        if any(node == reporter for reporter, _ in rebuild.reports):
             raise CountingError(f"node {short(node)} reports twice about {short(report.node)}")
         rebuild.awaited.discard(node)
         rebuild.reports.append((node, report))

@@ -55,11 +55,12 @@ class Holders:
 
     def _home(self, any_id: bytes) -> NodeId:
         """Who answers for the id now; ``NOBODY`` while what is known of it is being collected."""
-        node = NodeId(any_id[:4])
-        while node in self._heirs:
-            if node in self._in_flux:
-                return NOBODY
-            node = self._heirs[node]
+        node: NodeId = any_id[:4]  # type: ignore[assignment]  # on the path of every message
+        if self._heirs:
+            while node in self._heirs:
+                if node in self._in_flux:
+                    return NOBODY
+                node = self._heirs[node]
         return node
 
     # Holding
@@ -89,19 +90,20 @@ class Holders:
 
     def _may_hold(self, holder: bytes) -> bool:
         """Whether the holder can still let go one day."""
-        if is_container(holder):
+        if holder in self._processes or is_container(holder):
             return True
         if home_of(holder) != self.node:
             return home_of(holder) not in self._dead_nodes
-        return not is_process(holder) or holder in self._processes
+        return not is_process(holder)
 
     def _answer(self, object_id: ObjectId, holder: bytes, ok: bool) -> None:
         """A request to hold is decided; acknowledgements never wait for values."""
+        if holder in self._processes:
+            self._list(holder, Ack, object_id, ok)
+            return
         home = self._home(holder) if is_container(holder) else home_of(holder)
         if home != self.node:
             self._list(home, NodeAck, object_id, holder, ok)
-        elif is_process(holder):
-            self._list(holder, Ack, object_id, ok)
         elif is_container(holder):
             self._contents_answered(ObjectId(holder), object_id, ok)
 

@@ -97,6 +97,8 @@ class OtherNodes(Keeping):
         entry = self._entries.get(object_id)
         if entry is not None and entry.value.state == PENDING:
             self._set_value(object_id, entry, message.value, writer, writer)
+            if entry.spread is not None:
+                self._keep_enough(object_id, entry)
         elif entry is None or entry.writer != writer:
             if message.value.location is not None:
                 self._unkeep(object_id, node, writer)

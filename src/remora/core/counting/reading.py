@@ -174,10 +174,11 @@ class Reading(Holders):
 
     def object_at(self, node: NodeId, message: ObjectAt) -> None:
         object_id = ObjectId(message.id)
-        self._tell_knowers(object_id, message.value)
         if self.node in message.sources:
             self._show_kept(object_id, message.writer, message.value)
-        elif self._copies.is_kept_for_home(object_id, message.writer):
+            return
+        self._tell_knowers(object_id, message.value)
+        if self._copies.is_kept_for_home(object_id, message.writer):
             self._tell_node(node, CopyKept(object_id, message.writer, True))
             self._show_kept(object_id, message.writer, message.value)
         elif object_id in self._remote_gets or self._is_arriving(object_id):
@@ -278,9 +279,11 @@ class Reading(Holders):
     # Answering processes and nodes
 
     def _show(self, process: ProcessId, object_id: ObjectId, copy: LocalCopy) -> None:
-        if self._local.get(object_id) is copy:
+        is_evictable = self._local.get(object_id) is copy
+        if is_evictable:
             self._local.told(object_id, process)
-        self._give(process, object_id, copy.shown)
+        self._note_not_waiting(process, object_id)
+        self._tell(process, ObjectValue(object_id, copy.shown, is_evictable))
 
     def _show_kept(self, object_id: ObjectId, writer: bytes, value: Value) -> None:
         """What was asked for lies here, kept for the home, which says that it is the right one."""

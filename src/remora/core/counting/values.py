@@ -45,8 +45,6 @@ class Values(Lending):
             self._take_copy(object_id, entry, value.location)
         self._acknowledge_publication(object_id, entry)
         self._wake(object_id, entry)
-        if entry.spread is not None:
-            self._keep_enough(object_id, entry)
 
     def _lies_elsewhere(self, value: Value) -> bool:
         return value.location is not None and value.location.node != self.node
@@ -158,7 +156,7 @@ class Values(Lending):
     def _serve(self, waiter: bytes, purpose: int, object_id: ObjectId, entry: Entry) -> None:
         """There is a value: give it, or have it fetched from where it lies."""
         location = entry.value.location
-        if location is None or purpose == TO_KNOW:
+        if location is None or (purpose == TO_KNOW and location.node != waiter):
             self._give(waiter, object_id, entry.value)
         elif not is_process(waiter):
             self._lend(NodeId(waiter), object_id, entry)
