@@ -13,7 +13,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("remora.cli.bench.command", "bench", "Measure Remora, alone or against a peer."),
     "start": ("remora.cli.start", "start", "Start a node of a cluster on this machine."),
     "stop": ("remora.cli.start", "stop", "Stop the nodes of clusters on this machine."),
-    "status": ("remora.cli.status", "status", "Show resources, tasks and store use of a running session."),
+    "status": ("remora.cli.status", "status", "Show resources, tasks and store use of a session or cluster."),
     "memory": ("remora.cli.memory", "memory", "Show every object, who holds it, and from which line."),
     "list": ("remora.cli.list", "list_command", "List nodes, tasks, actors, objects or placement groups."),
 }

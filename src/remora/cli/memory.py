@@ -162,27 +162,18 @@ def _show_sums(console: Console, node: NodeStore) -> None:
 
 def _show_stores(console: Console, nodes: list[NodeStore]) -> None:
     """The same with a line for each node."""
-    columns = (
-        ">objects",
-        ">kept",
-        ">copies",
-        ">results",
-        ">reserved",
-        ">rounding",
-        ">warm",
-        ">cold",
-        ">limit",
-        ">small",
-    )
+    columns = (">objects", ">kept", ">copies", ">results", ">reserved", ">rounding", ">warm", ">cold", ">limit")
     table = make_table("Every byte of the stores", "node", *columns)
     for node in nodes:
-        amounts = [*(size_bytes for _, size_bytes in _parts(node)), node.store.limit_bytes, node.inline_bytes]
+        amounts = [*(size_bytes for _, size_bytes in _parts(node)), node.store.limit_bytes]
         table.add_row(short(node.node.node), *map(format_bytes, amounts))
     console.print(table)
+    inline_bytes = sum(node.inline_bytes for node in nodes)
     console.print(
         "Objects whose home is the node; kept for other homes, or as further copies; copies that can be evicted; "
         "results on their way to who asked for them; reserved for processes to write into; rounding of small objects "
-        "to pages; free, with memory (warm) and without (cold). All that is the limit. Small: values beside the store."
+        "to pages; free, with memory (warm) and without (cold): all that is the limit. "
+        f"Objects too small for a store take {format_bytes(inline_bytes)} in the daemons."
     )
 
 
