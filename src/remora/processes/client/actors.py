@@ -27,7 +27,7 @@ from remora.core.actor_calls import ActorCalls
 from remora.messages import actors as messages
 from remora.messages.objects import Value
 from remora.messages.tasks import CancelTask, Close, Done, Reply, Task
-from remora.processes.client.arguments import put_on_wire
+from remora.processes.client.arguments import put_on_wire, without_places
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
@@ -383,7 +383,7 @@ class ActorClient:
                 arguments=message.arguments,
                 handle=actor_class.description,
                 refs=message.refs,
-                values=message.values,
+                values=without_places(message.values) if self._client.is_in_cluster else message.values,
                 stored=message.stored,
                 resources=dict(needed.units),
                 placement=dict(at_placement.units),

@@ -6,8 +6,10 @@ large for a message lie in the arena as an object of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import BORROWED, FAILED, PENDING, STORED, ObjectRef
@@ -18,7 +20,7 @@ from remora.processes.client.leadership import subscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import Refs, value_of
-from remora.processes.client.values import TO_KNOW, is_unknown
+from remora.processes.client.values import ELSEWHERE, TO_KNOW, is_unknown
 from remora.serialization import deserialize_error, serialize_arguments
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ class Arguments:
                 for inner in ref.contents:
                     if type(inner) is ObjectRef:
                         self._client.refs.publish(inner)
-        record.message.values = tuple([Argument(ref.id, value_of(ref)) for ref in record.top_level])
+        record.message.values = values_of(record.top_level)
         return True
 
     def may_retry(self, record: PendingCall, error: Value) -> bool:
@@ -134,6 +136,25 @@ class Arguments:
             return True
         cause = getattr(deserialize_error(error.data), "cause", None)
         return isinstance(cause, BaseException) and is_retried(wanted, cause)
+
+
+def values_of(refs: Iterable[ObjectRef[Any]]) -> tuple[Argument, ...]:
+    """What takes the places of top-level refs in a call that is sent now."""
+    return tuple([Argument(ref.id, value_of(ref)) for ref in refs])
+
+
+def without_places(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
+    """The same for a call that somebody else sends, some time: where stored values lie is found out then."""
+    return tuple(
+        [
+            argument
+            if argument.value.location is None
+            else Argument(
+                argument.id, replace(argument.value, location=replace(argument.value.location, node=ELSEWHERE))
+            )
+            for argument in arguments
+        ]
+    )
 
 
 def listed_ids(task: Task) -> list[bytes]:
@@ -156,6 +177,8 @@ def put_on_wire(refs: Refs, peer: Peer, call: PendingCall) -> list[Any]:
         peer.defined.add(message.function)
         outgoing.append(call.function.definition)
     if call.references:
+        if refs.may_move and call.top_level:
+            message.values = values_of(call.top_level)  # a copy may have left this node while the call waited
         refs.call_sent(peer.process, call.call, listed_ids(message), call.references)
     outgoing.append(message)
     return outgoing

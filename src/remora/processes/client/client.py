@@ -62,6 +62,8 @@ BLOCK_DELAY_S = 0.002
 DRAIN_INTERVAL_S = 0.05
 """How often the deaths of published refs are looked at, while there are any."""
 
+CLUSTER_REQUEST_LIMIT = 64
+
 LEASE_MESSAGES = frozenset(lease_messages.MESSAGES)
 ACTOR_MESSAGES = frozenset(actor_messages.MESSAGES)
 ARENA_MESSAGES = frozenset(arena_messages.MESSAGES)
@@ -95,10 +97,11 @@ class Client:
             self.send_to_daemon, self.arena.has_escaped, self.arena.published, self.arena.release
         )
         self.refs = Refs(self.process, self.late_publications.send, self._send_to_process, self.later, own_actor)
+        self.refs.may_move = self.is_in_cluster
         self.functions = FunctionTable()
         self.values = Values(self)
         self.arguments = Arguments(self)
-        self.tasks = TaskClient(self, request_limit=max(2, 2 * int(welcome.resources.get("CPU", 1))))
+        self.tasks = TaskClient(self, request_limit=self._request_limit())
         self.actors = ActorClient(self)
         self.groups = PlacementGroupClient(self)
         self.ended: str = ""
@@ -122,6 +125,11 @@ class Client:
         self._next_drain_s = 0.0
         self._replies: dict[int, Any] = {}
         self._next_request = count(1)
+
+    def _request_limit(self) -> int:
+        """How many leases are asked for at once; in a cluster this node's CPUs say nothing of how many there are."""
+        limit = max(2, 2 * int(self.welcome.resources.get("CPU", 1)))
+        return max(CLUSTER_REQUEST_LIMIT, limit) if self.is_in_cluster else limit
 
     # ------------------------------------------------------------------ sending
 

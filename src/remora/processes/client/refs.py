@@ -50,6 +50,8 @@ class Refs:
         self._kept: dict[tuple[bytes, int], tuple[ObjectRef[Any], ...]] = {}
         self._when_let_go: dict[tuple[bytes, int], Callable[[], None]] = {}
         self._later = later
+        self.may_move = False
+        """Whether values may leave this node's store while their refs live: copies of other nodes' objects do."""
 
     # ------------------------------------------------------------------ instances
 
