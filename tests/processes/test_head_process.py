@@ -165,6 +165,13 @@ def test_a_node_that_leaves_is_gone_in_order(rig: HeadRig) -> None:
     assert not two.expelled
 
 
+def test_the_cluster_ends_when_the_heads_node_leaves(rig: HeadRig) -> None:
+    one, two = rig.join(), rig.join()
+    assert one.link.leave("remora stop")
+    assert "head's node has left" in rig.until(lambda: two.expelled, "it goes on without a head")
+    assert [departure.node for departure in two.departed] == [one.node]
+
+
 def test_a_node_of_a_head_that_is_away_for_good_stops_itself(rig: HeadRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("remora.processes.daemon.head_link.AWAY_LIMIT_S", 1.0)
     node = rig.join()

@@ -2,7 +2,8 @@
 
 What this node has to say is kept until the head has written it down (:mod:`remora.core.counted_link`). When the head
 was killed and started again, the stream to it ends; another one is opened and goes on where the head's store is. The
-node works meanwhile; it stops only when the head says that it was declared dead, or is away for too long.
+node works meanwhile; it stops only when the head says that it was declared dead or that its own node has left, or is
+away for too long.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class HeadLink:
         self._known_processes: set[bytes] = set()
         """Those that the head may know, so that their ends are told."""
         self._departed: set[bytes] = set()
+        self._head_node = b""
         self._is_leaving = False
         self._has_left = False
         self._is_closed = False
@@ -373,6 +375,12 @@ class HeadLink:
     def _tell_of(self, members: list[m.MemberView], departed: list[m.Departure]) -> None:
         for departure in departed:
             self._on_departure(departure)
+        self._on_members(members)
+
+    def _on_members(self, members: list[m.MemberView]) -> None:
+        for member in members:
+            if member.is_head_node:
+                self._head_node = member.node
         self._listener.on_members(members)
 
     def _on_departure(self, departure: m.Departure) -> None:
@@ -383,6 +391,8 @@ class HeadLink:
         elif departure.node not in self._departed:
             self._departed.add(departure.node)
             self._listener.on_node_dead(departure)
+            if departure.node == self._head_node and departure.is_orderly:
+                self._expel(f"the head's node has left, which ends the cluster: {departure.cause}")
 
     def _on_confirm(self, message: m.Confirm) -> None:
         self._link.confirmed(message.received)
@@ -396,7 +406,7 @@ class HeadLink:
         m.JoinRefused: _on_join_refused,
         m.Rejoined: _on_rejoined,
         m.Confirm: _on_confirm,
-        m.MembersChanged: lambda self, message: self._listener.on_members(message.nodes),
+        m.MembersChanged: lambda self, message: self._on_members(message.nodes),
         m.NodeDead: lambda self, message: self._on_departure(message.departure),
         m.PlaceActor: lambda self, message: self._listener.on_place_actor(message),
         m.CancelPlacement: lambda self, message: self._listener.on_cancel_placement(message),
