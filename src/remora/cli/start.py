@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from remora.api.options import init_options
 from remora.base.errors import RemoraError
 from remora.base.join_string import JoinString
 from remora.cli.inspector import tell
@@ -59,13 +60,15 @@ def start(
     The join string holds the secret of the cluster: whoever has it can run code there. It is read from a file, from
     standard input or from REMORA_JOIN, never from the command line, which others can list.
     """
+    own_resources, own_labels = _parse_resources(resources), _parse_labels(labels)
+    _check_as_init_does(num_cpus, num_gpus, own_resources, own_labels, object_store_memory)
     options = NodeOptions(
         host=node_ip,
         port=port,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
-        resources=_parse_resources(resources),
-        labels=_parse_labels(labels),
+        resources=own_resources,
+        labels=own_labels,
         store_limit_bytes=object_store_memory or 0,
     )
     try:
@@ -100,13 +103,15 @@ def _read_join(source: str | None) -> JoinString:
         text = sys.stdin.readline()
     else:
         try:
-            with open(source) as file:
+            with open(source, errors="replace") as file:
                 text = file.read()
         except OSError as error:
-            hint = ""
-            if "://" in source:
-                hint = "; a join string is a secret: put it into a file, or pass it on standard input with --join -"
-            raise click.ClickException(f"the join string cannot be read: {error}{hint}") from None
+            if "://" in source:  # not repeated: what is printed gets into logs
+                raise click.UsageError(
+                    "--join takes the name of a file. A join string is a secret: put it into a file that only you can "
+                    "read, or pass it on standard input with --join -"
+                ) from None
+            raise click.ClickException(f"the join string cannot be read from {source}: {error.strerror}") from None
     try:
         return JoinString.parse(text.strip())
     except ValueError as error:
@@ -121,6 +126,20 @@ def _parse_resources(text: str) -> dict[str, float]:
     if not isinstance(parsed, dict):
         raise click.BadParameter('it must be an object, as {"disk": 1}', param_hint="--resources")
     return parsed
+
+
+def _check_as_init_does(
+    num_cpus: float | None,
+    num_gpus: float,
+    resources: dict[str, float],
+    labels: dict[str, str],
+    store_bytes: int | None,
+) -> None:
+    given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels}
+    try:
+        init_options({**given, "object_store_memory": store_bytes})
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _parse_labels(text: str) -> dict[str, str]:

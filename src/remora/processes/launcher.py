@@ -15,7 +15,7 @@ import msgspec
 from remora.base.configuration import NodeConfiguration, ZygoteConfiguration
 from remora.processes import zygote
 from remora.system.interpreter import read_configuration, resolve
-from remora.system.launch import LAUNCH_DESCRIPTOR_COUNT
+from remora.system.launch import LAUNCH_DESCRIPTOR_COUNT, REFUSAL_EXIT_CODE
 from remora.system.process_control import (
     become_subreaper,
     kill_all_descendants,
@@ -46,7 +46,9 @@ def main() -> NoReturn:
         daemon_main(configuration)
         exit_code = 0
     except SystemExit as refusal:
-        print(refusal, flush=True)  # a sentence for the user, who is shown the end of the log
+        # A sentence for the user, who is shown the last line of the log.
+        print(" ".join(str(refusal).splitlines()), flush=True)
+        exit_code = REFUSAL_EXIT_CODE
     except BaseException:  # noqa: BLE001 - the last frame of this process
         # The session's folder stays: its log, where this goes, says what ended the session.
         traceback.print_exc()

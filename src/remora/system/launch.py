@@ -30,6 +30,8 @@ LAUNCH_DESCRIPTOR_COUNT = 4
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 3.0
 LOG_TAIL_BYTES = 4000
+REFUSAL_EXIT_CODE = 3
+"""Of a daemon that could not be what it was to be. The last line of its log is a sentence that says why."""
 
 
 class NodeStartError(RemoraError, RuntimeError):
@@ -83,6 +85,8 @@ class LaunchedNode:
             how = describe_exit(*status) if status else f"was not ready after {timeout_s:g} s"
             tail = self.log_tail()
             self.end(0)
+            if tail and status is not None and status.exit_code == REFUSAL_EXIT_CODE:
+                raise NodeStartError(tail.splitlines()[-1])
             raise NodeStartError(f"the node daemon {how}. The end of its log:\n{tail or '(it is empty)'}")
 
     def exit_status(self, timeout_s: float = 0) -> ExitStatus | None:

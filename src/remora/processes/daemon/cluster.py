@@ -49,6 +49,7 @@ from remora.system.network.own_address import own_address
 from remora.system.network.preface import Preface, Purpose
 from remora.system.network.refusals import Refusal, refuse
 from remora.system.network.socket_passing import pass_socket
+from remora.system.network.sockets import ListenError, is_any_address
 from remora.system.network.stream import Stream, StreamAcceptor
 from remora.system.reactor import Reactor
 
@@ -59,7 +60,7 @@ COUNTING_MESSAGES = frozenset((*counting.MESSAGES, *copies.MESSAGES, *objects.ME
 LEASE_REQUESTS = frozenset((RequestLease, CancelRequest, ReturnLease))
 LEASE_ANSWERS = frozenset((LeaseGranted, LeaseDelayed, RequestFailed, LeaseBroken, ReclaimLease))
 INSPECTION_MESSAGES = frozenset(inspection.MESSAGES)
-__all__ = ["ClusterService", "HeadStartError", "JoinError"]
+__all__ = ["ClusterService", "HeadStartError", "JoinError", "ListenError"]
 
 CREDENTIALS_FOLDER = "cluster"
 LONGEST_TURN_S = 0.5
@@ -72,7 +73,7 @@ class ClusterService:
     Raises:
         JoinError: the cluster refused this node, or its head cannot be reached.
         HeadStartError: the head beside this node cannot be started.
-        OSError: the port is taken, or the address is none of this machine.
+        ListenError: the port is taken, or the address is none of this machine.
     """
 
     def __init__(self, configuration: NodeConfiguration, reactor: Reactor, total: Resources) -> None:
@@ -86,7 +87,8 @@ class ClusterService:
         head_host = split_address(cluster.head_address)[0] if cluster.head_address else ""
         host = cluster.host or own_address(head_host)
         self._doorkeeper = Doorkeeper(reactor, host, cluster.port, self.credentials, self._on_preface)
-        self.address = join_address(host, self._doorkeeper.port)
+        told_host = own_address(head_host) if is_any_address(host) else host
+        self.address = join_address(told_host, self._doorkeeper.port)
         self._keeper = self._start_head() if cluster.is_head else None
         self._join = JoinString(*split_address(cluster.head_address or self.address), self.credentials)
         self._members: dict[bytes, h.MemberView] = {}

@@ -71,11 +71,11 @@ def main(configuration: NodeConfiguration) -> None:
 
 def _join_cluster(configuration: NodeConfiguration, reactor: Reactor) -> ClusterService:
     # It brings ssl, which a session alone spares itself.
-    from remora.processes.daemon.cluster import ClusterService, HeadStartError, JoinError
+    from remora.processes.daemon.cluster import ClusterService, HeadStartError, JoinError, ListenError
 
     try:
         return ClusterService(configuration, reactor, resources_of(configuration))
-    except (JoinError, HeadStartError, OSError) as error:
+    except (JoinError, HeadStartError, ListenError, OSError) as error:
         raise SystemExit(f"this node cannot be a member of the cluster: {error}") from error
 
 

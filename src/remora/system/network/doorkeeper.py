@@ -40,7 +40,7 @@ class Doorkeeper:
     then on: a ``StreamAcceptor`` takes it, ``pass_socket`` sends it to another process, ``refuse`` ends it.
 
     Raises:
-        OSError: the port is taken, or the host is no address of this machine.
+        ListenError: the port is taken, or the host is no address of this machine.
     """
 
     def __init__(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
+import os
 import socket
 
 from remora.base.network_address import join_address
+from remora.base.remora_error import RemoraError
 
 KEEPALIVE_IDLE_S = 3
 KEEPALIVE_INTERVAL_S = 1
@@ -14,6 +18,10 @@ SILENCE_TIMEOUT_S = 6.0
 LISTEN_BACKLOG = 4096
 
 SocketAddress = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+class ListenError(RemoraError, RuntimeError):
+    """This machine cannot listen there; the text says why and what to do."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -30,7 +38,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     """A non-blocking listening socket. An empty *host* means all addresses, *port* 0 any free port.
 
     Raises:
-        OSError: the port is taken, or the host is no address of this machine.
+        ListenError: the port is taken, or the host is no address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -39,10 +47,30 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise ListenError(_why_not(error, host, port)) from error
     return sock
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"{host!r} is no address of this machine, nor a name of it ({error.strerror}): give one with --node-ip"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: give one of its own with --node-ip"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use: stop what listens there, or give another --port (0: any free one)"
+    if error.errno == errno.EACCES:
+        return f"port {port} is not open to user {os.getuid()}: give a --port above 1023 (0: any free one)"
+    return f"this machine cannot listen at {join_address(host, port)}: {error.strerror}"
+
+
+def is_any_address(host: str) -> bool:
+    """Whether *host* stands for all addresses of a machine: one can listen there, and nobody can connect to it."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def numeric_address(host: str, port: int) -> SocketAddress | None:
