@@ -48,6 +48,7 @@ class Keeping(Values):
             if message.ok:
                 self._take_place(object_id, entry, node)
             else:
+                spread.complete.pop(node, None)
                 self._promote_next(object_id, entry)
         elif not message.ok:
             spread.remove(node)
