@@ -7,7 +7,8 @@ from pull_shell import WRITER, A, B, C, PullShell, object_id
 
 from remora.core.pull_records import PullPurpose
 from remora.core.pull_sources import CHUNK_BYTES, STREAMS_PER_SOURCE, WINDOW_BYTES, WINDOW_CHUNKS
-from remora.core.pulls import GIVE_UP_S, IDLE_S, STALL_S, PullManager
+from remora.core.pull_streams import IDLE_S, STALL_S
+from remora.core.pulls import GIVE_UP_S, PullManager
 
 SMALL = 100_000
 LARGE = 100 * CHUNK_BYTES + 17

@@ -12,7 +12,8 @@ from pull_shell import WRITER, A, B, C, PullShell, object_id
 from remora.base.ids import NodeId
 from remora.core.pull_records import PullPurpose
 from remora.core.pull_sources import CHUNK_BYTES
-from remora.core.pulls import GIVE_UP_S, STALL_S
+from remora.core.pull_streams import STALL_S
+from remora.core.pulls import GIVE_UP_S
 
 LIMIT = 6 * CHUNK_BYTES
 PICK = st.integers(0, 10_000)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transfer_node import CLEAR, WRITER, TransferNode, TransferNodes, object_id, value_of
 
-from remora.core import pulls
+from remora.core import pull_streams
 from remora.core.pull_records import PullPurpose
 from remora.core.pull_sources import CHUNK_BYTES
 from remora.messages.objects import Location
@@ -168,7 +168,7 @@ class Choke:
 
 
 def test_a_stalled_source_is_replaced_where_it_stalled(clear: TransferNodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulls, "STALL_S", 0.5)
+    monkeypatch.setattr(pull_streams, "STALL_S", 0.5)
     source, other = clear.add(), clear.add()
     choke = Choke(source, 3 * CHUNK_BYTES)
     reader = clear.add(open_socket=choke.open)

@@ -27,25 +27,17 @@ from remora.base.ids import NodeId
 from remora.core.pull_queue import PullQueue
 from remora.core.pull_records import (
     AskSpace,
-    Chunk,
-    CloseStream,
     Effect,
     Failed,
     Finished,
-    OpenStream,
     Pull,
     PullPurpose,
     PullState,
     ReleasePull,
-    RequestChunks,
     SourceFailed,
 )
-from remora.core.pull_sources import CHUNK_BYTES, PullSource, PullStream
+from remora.core.pull_streams import PullStreams
 
-STALL_S = 2.0
-"""A stream that was asked for something and has brought no byte for so long is closed."""
-IDLE_S = 10.0
-"""A stream that nothing was asked on for so long is closed."""
 GIVE_UP_S = 30.0
 """Then the sources of a running pull have failed, and after the same time without new ones the pull."""
 POLL_S = 0.25
@@ -73,14 +65,12 @@ class PullManager:
         self._pulls: dict[int, Pull] = {}
         self._by_key: dict[tuple[bytes, bytes], Pull] = {}
         self._queue = PullQueue(limit_bytes)
-        self._sources: dict[NodeId, PullSource] = {}
-        self._hungry: dict[NodeId, None] = {}
+        self._streams = PullStreams(lambda effect: self.outbox.append(effect))
         self._parked: dict[int, Pull] = {}
         self._last_pull = 0
-        self._last_stream = 0
 
     def __repr__(self) -> str:
-        return f"<PullManager {self._queue!r}, {list(self._sources.values())}>"
+        return f"<PullManager {self._queue!r}, {self._streams!r}>"
 
     @property
     def in_flight_bytes(self) -> int:
@@ -112,7 +102,7 @@ class PullManager:
         if pull is None or pull.purpose <= purpose:
             return
         self._queue.set_purpose(pull, purpose)
-        source = None if pull.source is None else self._sources.get(pull.source)
+        source = self._streams.get(pull.source)
         if source is not None and source.ready[pull.purpose].pop(pull.number, None) is not None:
             source.ready[purpose][pull.number] = pull
         pull.purpose = purpose
@@ -131,22 +121,21 @@ class PullManager:
             return
         pull.sources = list(dict.fromkeys(sources))
         pull.progress_s = now_s
-        for node in [node for node in pull.refused if node in pull.sources and not self._is_dead(node)]:
+        for node in [node for node in pull.refused if node in pull.sources and not self._streams.is_dead(node)]:
             del pull.refused[node]
         if pull.state is PullState.RUNNING and pull.source not in pull.sources:
             self._choose_source(pull, now_s)
 
     def node_dead(self, node: NodeId, now_s: float) -> None:
         """The node was declared dead: nothing comes from it any more."""
-        source = self._source(node)
+        source = self._streams.source(node)
         source.is_dead = True
         for stream in source.streams.values():
-            self._close_stream(source, stream, "the node is dead")
+            self._streams.close_stream(source, stream, "the node is dead")
         for pull in [pull for pull in self._by_key.values() if node in pull.sources]:
             self._refuse(pull, node, "it is dead")
             if pull.source == node:
                 self._choose_source(pull, now_s)
-        self._forget_if_unused(source)
 
     # ------------------------------------------------------------------ space
 
@@ -186,7 +175,7 @@ class PullManager:
 
     def stream_progress(self, source: NodeId, stream: int, now_s: float, *, is_payload: bool) -> None:
         """Bytes came on the stream: of an object, or only the word that the source is waiting for them itself."""
-        found = self._sources.get(source)
+        found = self._streams.get(source)
         if found is None or stream not in found.streams:
             return
         found.streams[stream].progress_s = now_s
@@ -199,13 +188,13 @@ class PullManager:
         Raises:
             KeyError, ValueError: it was not asked for there.
         """
-        found = self._sources[source]
+        found = self._streams[source]
         at = found.streams[stream]
         size_bytes = at.answered(number, offset)
         at.progress_s = now_s
         found.paid(now_s)
         pull = self._answered(pull_number=number)
-        self._wake_source(found)
+        self._streams.wake(found)
         if pull.state is PullState.ENDED:
             self._release_if_idle(pull)
             return
@@ -224,12 +213,12 @@ class PullManager:
         Raises:
             KeyError, ValueError: it was not asked for there.
         """
-        found = self._sources[source]
+        found = self._streams[source]
         at = found.streams[stream]
         at.answered(number, offset)
         at.progress_s = now_s
         pull = self._answered(pull_number=number)
-        self._wake_source(found)
+        self._streams.wake(found)
         if pull.state is PullState.ENDED:
             self._release_if_idle(pull)
             return
@@ -251,7 +240,7 @@ class PullManager:
         Raises:
             KeyError: it was not open.
         """
-        found = self._sources[source]
+        found = self._streams[source]
         closed = found.streams.pop(stream)
         if closed.outstanding:
             found.broke(now_s)
@@ -269,22 +258,13 @@ class PullManager:
         if broken:
             for pull in found.all_ready():
                 self._choose_source(pull, now_s)
-        self._wake_source(found)
-        self._forget_if_unused(found)
+        self._streams.wake(found)
 
     # ------------------------------------------------------------------ time
 
     def tick(self, now_s: float) -> None:
         """Close streams that stall or idle, give up pulls that get nothing, try sources that have rested."""
-        for source in list(self._sources.values()):
-            for stream in source.streams.values():
-                silent_s = now_s - stream.progress_s
-                if stream.outstanding and silent_s >= STALL_S:
-                    self._close_stream(source, stream, f"it sent no byte for {silent_s:.1f} s")
-                elif not stream.outstanding and silent_s >= IDLE_S:
-                    self._close_stream(source, stream, "it was not used")
-            self._wake_source(source)
-            self._forget_if_unused(source)
+        self._streams.close_silent(now_s)
         for pull in list(self._by_key.values()):
             if pull.state is PullState.RUNNING and now_s - self._last_byte_s(pull) >= GIVE_UP_S:
                 self._give_up(pull, now_s)
@@ -294,42 +274,12 @@ class PullManager:
     @property
     def has_periodic_work(self) -> bool:
         """Whether :meth:`tick` is to be called, every ``POLL_S``."""
-        return bool(self._pulls) or any(source.streams for source in self._sources.values())
-
-    # ------------------------------------------------------------------ asking for chunks
+        return bool(self._pulls) or self._streams.has_streams()
 
     def assign(self, now_s: float) -> None:
         """Ask for as many chunks as the streams have room for. Once after a batch of other calls, since many in one
         message are far cheaper than many messages."""
-        hungry, self._hungry = self._hungry, {}
-        for node in hungry:
-            source = self._sources.get(node)
-            if source is None or source.is_dead or source.rests_until_s > now_s:
-                continue
-            for stream in source.low_streams():
-                self._fill(source, stream, now_s)
-            while source.first_ready() is not None and source.wants_stream():
-                self._last_stream += 1
-                stream = source.streams[self._last_stream] = PullStream(self._last_stream, now_s)
-                self.outbox.append(OpenStream(node, stream.number))
-                self._fill(source, stream, now_s)
-
-    def _fill(self, source: PullSource, stream: PullStream, now_s: float) -> None:
-        chunks: list[Chunk] = []
-        if not stream.outstanding:
-            stream.progress_s = now_s
-        while (pull := source.first_ready()) is not None:
-            chunk = _next_chunk(pull)
-            if not stream.has_room(chunk.size_bytes):
-                break
-            _take(pull, chunk)
-            pull.outstanding += 1
-            stream.asked(chunk)
-            chunks.append(chunk)
-            if not pull.has_unasked():
-                del source.ready[pull.purpose][pull.number]
-        if chunks:
-            self.outbox.append(RequestChunks(source.node, stream.number, chunks))
+        self._streams.assign(now_s)
 
     # ------------------------------------------------------------------ from queue to end
 
@@ -374,7 +324,7 @@ class PullManager:
 
     def _last_byte_s(self, pull: Pull) -> float:
         """When its source sent bytes last, also those of objects that come before it."""
-        source = None if pull.source is None else self._sources.get(pull.source)
+        source = self._streams.get(pull.source)
         return pull.progress_s if source is None else max(pull.progress_s, source.payload_s)
 
     def _end(self, pull: Pull) -> None:
@@ -406,21 +356,12 @@ class PullManager:
 
     # ------------------------------------------------------------------ sources
 
-    def _source(self, node: NodeId) -> PullSource:
-        found = self._sources.get(node)
-        if found is None:
-            found = self._sources[node] = PullSource(node)
-        return found
-
-    def _is_dead(self, node: NodeId) -> bool:
-        return node in self._sources and self._sources[node].is_dead
-
     def _leave(self, pull: Pull, source: NodeId, now_s: float) -> None:
         """The source failed the pull; if that has gone elsewhere meanwhile, only the chunks are to be asked again."""
         if pull.source in (source, None):
             self._choose_source(pull, now_s)
         else:
-            self._make_ready(pull)
+            self._streams.make_ready(pull)
 
     def _refuse(self, pull: Pull, node: NodeId, reason: str) -> None:
         if node not in pull.refused:
@@ -440,43 +381,22 @@ class PullManager:
         self._unready(pull)
         pull.source = None
         for node in pull.sources:
-            if self._is_dead(node):
+            if self._streams.is_dead(node):
                 self._refuse(pull, node, "it is dead")
         candidates = [node for node in pull.sources if node not in pull.refused]
         if not pull.sources:
             self._fail(pull, "no node is known to have it")
             return
-        rested = (node for node in candidates if self._source(node).rests_until_s <= now_s)
+        rested = (node for node in candidates if self._streams.source(node).rests_until_s <= now_s)
         pull.source = next(rested, None)
         if pull.source is None:
             self._parked[pull.number] = pull
         else:
-            self._make_ready(pull)
-
-    def _make_ready(self, pull: Pull) -> None:
-        if pull.source is not None and pull.has_unasked():
-            source = self._source(pull.source)
-            source.ready[pull.purpose][pull.number] = pull
-            self._hungry[pull.source] = None
+            self._streams.make_ready(pull)
 
     def _unready(self, pull: Pull) -> None:
         self._parked.pop(pull.number, None)
-        if pull.source is not None and pull.source in self._sources:
-            self._sources[pull.source].ready[pull.purpose].pop(pull.number, None)
-
-    def _wake_source(self, source: PullSource) -> None:
-        if source.first_ready() is not None:
-            self._hungry[source.node] = None
-
-    def _close_stream(self, source: PullSource, stream: PullStream, reason: str) -> None:
-        if not stream.closing:
-            stream.closing = True
-            self.outbox.append(CloseStream(source.node, stream.number, reason))
-
-    def _forget_if_unused(self, source: PullSource) -> None:
-        """A source with nothing to remember; of a dead one it is remembered that it is dead: there are few."""
-        if not source.streams and source.first_ready() is None and not source.breaks and not source.is_dead:
-            self._sources.pop(source.node, None)
+        self._streams.unready(pull)
 
     # ------------------------------------------------------------------ looking
 
@@ -494,7 +414,7 @@ class PullManager:
         self._queue.validate(in_flight)
         assert self._by_key == {p.key: p for p in self._pulls.values() if p.state is not PullState.ENDED}, repr(self)
         outstanding: dict[int, int] = dict.fromkeys(self._pulls, 0)
-        for each in self._sources.values():
+        for each in self._streams:
             for stream in each.streams.values():
                 assert stream.outstanding_bytes == sum(stream.outstanding.values()), repr(stream)
                 for number, _ in stream.outstanding:
@@ -502,23 +422,10 @@ class PullManager:
         for pull in self._pulls.values():
             assert pull.outstanding == outstanding[pull.number], repr(pull)
             if pull.state is PullState.RUNNING:
-                source = None if pull.source is None else self._sources.get(pull.source)
+                source = self._streams.get(pull.source)
                 is_ready = source is not None and pull.number in source.ready[pull.purpose]
                 waits = is_ready or pull.number in self._parked
                 assert waits or pull.outstanding, f"{pull!r} waits for nothing"
                 assert not (is_ready and not pull.has_unasked()), f"{pull!r} has nothing to ask for"
             elif pull.state is PullState.ENDED:
                 assert pull.outstanding or not pull.has_space, f"{pull!r} is over"
-
-
-def _next_chunk(pull: Pull) -> Chunk:
-    offset = pull.returned[-1] if pull.returned else pull.next_offset
-    return Chunk(pull.number, offset, min(CHUNK_BYTES, pull.size_bytes - offset))
-
-
-def _take(pull: Pull, chunk: Chunk) -> None:
-    """The chunk is asked for; an empty object is one chunk of nothing."""
-    if pull.returned:
-        pull.returned.pop()
-    else:
-        pull.next_offset += max(1, chunk.size_bytes)

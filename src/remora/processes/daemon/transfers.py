@@ -33,7 +33,8 @@ from remora.core.pull_records import (
     RequestChunks,
     SourceFailed,
 )
-from remora.core.pulls import DEFAULT_LIMIT_BYTES, POLL_S, STALL_S, PullManager
+from remora.core.pull_streams import STALL_S
+from remora.core.pulls import DEFAULT_LIMIT_BYTES, POLL_S, PullManager
 from remora.core.served_blocks import ServedBlocks
 from remora.messages.arena import Block
 from remora.messages.objects import Location
