@@ -221,7 +221,7 @@ def test_when_an_arrival_is_cancelled_its_readers_are_told_and_go_elsewhere(clea
     middle.pull(object_id(1), LARGE, empty)  # it will learn that the object is not there, and wait for other sources
     clear.run_until(lambda: middle.failures != [])
     reader.pull(object_id(1), LARGE, middle, source)
-    clear.run_until(lambda: len(middle.transfers.served) > 0)
+    clear.run_until(lambda: len(middle.transfers.serving.blocks) > 0)
     middle.transfers.cancel(object_id(1), WRITER)
     clear.run_until(lambda: reader.has(object_id(1)), timeout_s=5.0)
     assert reader.read(object_id(1)) == data

@@ -100,7 +100,7 @@ class Program:
         self.nodes.run_until(nothing_is_pulled)
         for node in self.alive:
             self.nodes.run_until(lambda node=node: node.arena.reserved_by(node.process) == 0)
-            self.nodes.run_until(lambda node=node: len(node.transfers.served) == 0)
+            self.nodes.run_until(lambda node=node: len(node.transfers.serving.blocks) == 0)
             node.arena.validate()
             node.transfers.pulls.validate()
             assert node.transfers.statistics().in_flight_bytes == 0

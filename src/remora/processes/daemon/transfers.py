@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +17,6 @@ import msgspec
 from remora.base.credentials import ClusterCredentials
 from remora.base.errors import RemoraError
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id
-from remora.core.arena_layout import GROWTH_STEP_BYTES
-from remora.core.arena_ranges import RangeSet
 from remora.core.pull_records import (
     AskSpace,
     Chunk,
@@ -35,18 +32,16 @@ from remora.core.pull_records import (
 )
 from remora.core.pull_streams import STALL_S
 from remora.core.pulls import DEFAULT_LIMIT_BYTES, POLL_S, PullManager
-from remora.core.served_blocks import ServedBlocks
 from remora.messages.arena import Block
 from remora.messages.objects import Location
 from remora.messages.transfer import WantedChunk
 from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
 from remora.processes.daemon.transfer_client import ChunkToRead, Pages, SourceStream
-from remora.processes.daemon.transfer_server import Found, ServedConnection
+from remora.processes.daemon.transfer_memory import TransferMemory
+from remora.processes.daemon.transfer_serving import Serving
 from remora.system.loop_calls import LoopCalls
-from remora.system.memory_limits import MemoryLimits
 from remora.system.reactor import Reactor
 from remora.system.shared_memory import SharedMemory
-from remora.system.transfer_io import ArenaWindow
 
 if TYPE_CHECKING:
     from remora.system.network.preface import Preface
@@ -139,31 +134,25 @@ class Transfers:
         self._credentials = credentials
         self._node = node
         self._host = host
-        self._memory = memory
         self._open_socket = open_socket or _open_data_socket
         self._accept_socket = accept_socket or _accept_data_socket
         self._clock = clock
         self._calls = LoopCalls(reactor, self._carry_out)
         self.pulls = PullManager(limit_bytes)
-        self.served = ServedBlocks()
         self._arrivals = Arrivals()
-        self._window_made: ArenaWindow | None = None
-        self._in_page_table = RangeSet()
+        self.serving = Serving(self._calls, self._arrivals, host.locate)
+        self._arena = TransferMemory(memory)
         self._coming: dict[int, _Coming] = {}
         self._streams: dict[tuple[NodeId, int], SourceStream] = {}
         self._seen: dict[SourceStream, tuple[int, int]] = {}
-        self._connections: set[ServedConnection] = set()
-        self._limits = MemoryLimits()
-        self._unchecked_bytes = 0
         self._received_bytes = 0
-        self._sent_bytes = 0
         self._is_carrying_out = False
         self._is_closed = False
         self.next_deadline_s: float | None = None
         """When :meth:`tick` is due."""
 
     def __repr__(self) -> str:
-        return f"<Transfers {self.pulls!r}, {len(self._connections)} readers, {self.served!r}>"
+        return f"<Transfers {self.pulls!r}, {self.serving!r}>"
 
     # ------------------------------------------------------------------ bringing objects here
 
@@ -200,7 +189,7 @@ class Transfers:
         now_s = self._clock()
         coming = self._coming[request]
         coming.offset = block.offset
-        coming.pages = self._pages_of(block, fresh)
+        coming.pages = self._arena.pages_of(block, fresh)
         self._arrivals.place(coming.arrival, block.offset)
         self.pulls.space_granted(request, now_s)
         self._work_to_do(now_s)
@@ -215,9 +204,7 @@ class Transfers:
         """The node was declared dead: nothing is read from it, and it reads nothing any more."""
         now_s = self._clock()
         self.pulls.node_dead(NodeId(node), now_s)
-        for connection in self._connections:
-            if connection.reader == node:
-                connection.close()
+        self.serving.node_dead(node)
         self._work_to_do(now_s)
 
     # ------------------------------------------------------------------ giving objects to others
@@ -225,15 +212,15 @@ class Transfers:
     def accept(self, sock: socket.socket, preface: Preface) -> None:
         """Serve a reader, whose connection was accepted and whose preface was read, in a thread."""
         accept = partial(self._accept_socket, sock, preface, self._credentials, ACCEPT_TIMEOUT_S)
-        self._connections.add(ServedConnection(accept, self._window, self._arrivals, self))
+        self.serving.accept(accept, self._arena.window)
 
     def is_serving(self, offset: int) -> bool:
         """Whether some node reads the block that starts there."""
-        return self.served.is_served(offset)
+        return self.serving.blocks.is_served(offset)
 
     def free_when_served(self, location: Location) -> bool:
         """Whether the block must stay for now, since it is being read: then ``host.free(location)`` follows."""
-        return self.served.free_when_served(location.offset, partial(self._host.free, location))
+        return self.serving.blocks.free_when_served(location.offset, partial(self._host.free, location))
 
     # ------------------------------------------------------------------ time, and the end
 
@@ -254,12 +241,12 @@ class Transfers:
         pulls = self.pulls.pulls()
         return TransferStatistics(
             received_bytes=self._received_bytes + sum(stream.received_bytes for stream in self._streams.values()),
-            sent_bytes=self._sent_bytes + sum(connection.sent_bytes for connection in self._connections),
+            sent_bytes=self.serving.sent_bytes,
             pulls=len(pulls),
             pulls_in_flight=sum(bool(pull.state) for pull in pulls),
             in_flight_bytes=self.pulls.in_flight_bytes,
             sources=len(self._streams),
-            readers=len(self._connections),
+            readers=len(self.serving.connections),
         )
 
     def close(self) -> None:
@@ -267,17 +254,16 @@ class Transfers:
         self._is_closed = True
         for stream in self._streams.values():
             stream.close("this node ends")
-        for connection in self._connections:
+        for connection in self.serving.connections:
             connection.close(will_be_answered=False)
         threads = [stream.thread for stream in self._streams.values()]
-        threads += [connection.thread for connection in self._connections]
+        threads += [connection.thread for connection in self.serving.connections]
         deadline_s = monotonic() + CLOSE_TIMEOUT_S
         for thread in threads:
             thread.join(max(0.0, deadline_s - monotonic()))
         if not any(thread.is_alive() for thread in threads):  # one that still connects may post later
             self._calls.close()
-            if self._window_made is not None:
-                self._window_made.close()
+            self._arena.close()
 
     # ------------------------------------------------------------------ doing what the machine says
 
@@ -336,12 +322,12 @@ class Transfers:
         self._arrivals.end(coming.key, coming.arrival, is_whole=True)
 
     def _release(self, offset: int) -> None:
-        if offset >= 0 and not self.served.free_when_served(offset, partial(self._host.release, offset)):
+        if offset >= 0 and not self.serving.blocks.free_when_served(offset, partial(self._host.release, offset)):
             self._host.release(offset)
 
     def _open(self, source: NodeId, number: int) -> None:
         connect = partial(self._connect, source, self._host.address_of(source))
-        stream = SourceStream(source, number, self._node, connect, self._window, self._arrivals, self)
+        stream = SourceStream(source, number, self._node, connect, self._arena.window, self._arrivals, self)
         self._streams[source, number] = stream
         self._seen[stream] = (0, 0)
 
@@ -355,39 +341,11 @@ class Transfers:
         chunks = []
         for chunk in request.chunks:
             coming = self._coming[chunk.pull]
-            if coming.pages is Pages.NEW and not self._may_grow(chunk.size_bytes):
+            if coming.pages is Pages.NEW and not self._arena.may_grow(chunk.size_bytes):
                 self.pulls.fail(chunk.pull, "the machine has no memory left for the store to grow", self._clock())
             wanted = WantedChunk(*coming.key, chunk.offset, chunk.size_bytes)
             chunks.append(ChunkToRead(chunk, wanted, coming.offset + chunk.offset, coming.pages, coming.arrival))
         self._streams[request.source, request.stream].ask(chunks)
-
-    # ------------------------------------------------------------------ memory
-
-    @property
-    def _window(self) -> ArenaWindow:
-        """Made at the first transfer: a node that is alone needs no mapping."""
-        if self._window_made is None:
-            self._window_made = ArenaWindow(self._memory)
-        return self._window_made
-
-    def _pages_of(self, block: Block, fresh: bool) -> Pages:
-        if fresh:
-            self._in_page_table.discard(block.offset, block.size_bytes)
-            return Pages.NEW
-        if self._in_page_table.covers(block.offset, block.size_bytes):
-            return Pages.MAPPED
-        self._in_page_table.discard(block.offset, block.size_bytes)
-        self._in_page_table.add(block.offset, block.size_bytes)
-        return Pages.UNMAPPED
-
-    def _may_grow(self, size_bytes: int) -> bool:
-        """Before each step of growth, see what the machine has left: it kills where it should refuse."""
-        self._unchecked_bytes += size_bytes
-        if self._unchecked_bytes > GROWTH_STEP_BYTES:
-            if self._limits.read().available_bytes < GROWTH_STEP_BYTES:
-                return False
-            self._unchecked_bytes = size_bytes
-        return True
 
     # ------------------------------------------------------------------ what threads tell; each posts to the loop
 
@@ -403,18 +361,6 @@ class Transfers:
         """A stream's thread ends."""
         self._calls.post(self._on_stream_closed, stream, reason)
 
-    def find(self, keys: list[ObjectKey], answer: SimpleQueue[list[Found | None] | None]) -> None:
-        """A serving thread wants to know where these are."""
-        self._calls.post(self._on_find, keys, answer)
-
-    def reader_done(self, offsets: list[int]) -> None:
-        """A serving thread's reader has everything that it asked for of these."""
-        self._calls.post(self._on_reader_done, offsets)
-
-    def connection_ended(self, connection: ServedConnection) -> None:
-        """A serving thread ends."""
-        self._calls.post(self._on_connection_ended, connection)
-
     def _on_received(self, stream: SourceStream, chunk: Chunk) -> None:
         self.pulls.chunk_received(stream.source, stream.number, chunk.pull, chunk.offset, self._clock())
 
@@ -426,28 +372,6 @@ class Transfers:
         del self._streams[stream.source, stream.number], self._seen[stream]
         self._received_bytes += stream.received_bytes
         self.pulls.stream_closed(stream.source, stream.number, reason, self._clock())
-
-    def _on_find(self, keys: list[ObjectKey], answer: SimpleQueue[list[Found | None] | None]) -> None:
-        found = [self._find(key) for key in keys]
-        for one in found:
-            if one is not None:
-                self.served.read(one.offset)
-        answer.put(found)
-
-    def _find(self, key: ObjectKey) -> Found | None:
-        arrival = self._arrivals.get(key)
-        if arrival is not None:
-            return Found(arrival.offset, arrival.size_bytes, arrival) if arrival.offset >= 0 else None
-        location = self._host.locate(ObjectId(key[0]), key[1])
-        return Found(location.offset, location.size_bytes) if location is not None else None
-
-    def _on_reader_done(self, offsets: list[int]) -> None:
-        for offset in offsets:
-            self.served.done(offset)
-
-    def _on_connection_ended(self, connection: ServedConnection) -> None:
-        self._connections.discard(connection)
-        self._sent_bytes += connection.sent_bytes
 
 
 def _purpose(number: int) -> PullPurpose:
