@@ -36,7 +36,9 @@ class LeaseRequests:
             queue.requested += count
             backlog = queue.backlog()
             arguments = {queue.near: MANY_BYTES} if queue.near else {}
-            message = RequestLease(request, queue.resources, queue.strategy, queue.environment, count, backlog, arguments)
+            message = RequestLease(
+                request, queue.resources, queue.strategy, queue.environment, count, backlog, arguments
+            )
         queue.request_above = queue.requested * depth if queue.requested < self._limit else _NEVER
         return message
 
