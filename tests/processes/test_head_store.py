@@ -17,6 +17,7 @@ from head_rig import HeadRig
 from postgresql_server import Server, postgresql_server
 
 from remora.core.journal import Change
+from remora.core.membership import SILENCE_S
 from remora.messages import actors as a
 from remora.messages import head as m
 from remora.processes.head.commits import CommitPipeline
@@ -136,6 +137,25 @@ def test_a_head_on_postgresql_is_killed_and_loses_nothing(server: Server, tmp_pa
         rig.restart_head()
         assert node.ask(a.GetActor(9, "it", "space"), a.ActorFound).actor == alive.actor
         assert node.ask(m.ListActorStates(10), m.ActorStates).actors[0].state == "alive"
+    finally:
+        rig.close()
+
+
+def test_a_database_that_is_away_holds_up_answers_and_kills_no_node(server: Server, tmp_path: Path) -> None:
+    rig = HeadRig(str(tmp_path), create_credentials(str(tmp_path / "secrets"), encrypt=False), server.new_database())
+    rig.keeper.start()
+    try:
+        one, two = rig.join(), rig.join()
+        server.stop()
+        one.say(m.KeyValueRequest(1, m.KEY_PUT, b"n", b"key", b"value"))
+        until_s = monotonic() + SILENCE_S + 1
+        rig.until(lambda: monotonic() > until_s, "time stands still")
+        assert one.find(m.KeyValueAnswer, 1) is None, "acknowledged, and not written"
+        assert one.departed == two.departed == []
+        server.start()
+        assert rig.until(lambda: one.find(m.KeyValueAnswer, 1), "no answer").count == 1
+        assert two.ask(m.KeyValueRequest(2, m.KEY_GET, b"n", b"key"), m.KeyValueAnswer).value == b"value"
+        assert not two.expelled
     finally:
         rig.close()
 
