@@ -14,7 +14,12 @@ now says `ReadChunks` with no chunks, so that the last ones are let go.
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
+
+ANSWER_HEADER = struct.Struct("<III")
+MAX_REQUEST_NUMBER = 2**32 - 1
 
 CHUNK_FOLLOWS = 0
 """The bytes follow."""

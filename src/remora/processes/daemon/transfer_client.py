@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from enum import IntEnum
@@ -13,10 +12,12 @@ from typing import NamedTuple, Protocol
 from remora.base.ids import NodeId, short
 from remora.core.pull_records import Chunk
 from remora.messages.transfer import (
+    ANSWER_HEADER,
     CHUNK_FOLLOWS,
     CHUNK_NOT_HERE,
     CHUNK_TIMED_OUT,
     CHUNK_WAITS,
+    MAX_REQUEST_NUMBER,
     DataHello,
     ReadChunks,
     WantedChunk,
@@ -33,8 +34,6 @@ from remora.system.transfer_io import (
     send_bytes,
 )
 
-ANSWER_HEADER = struct.Struct("<III")
-MAX_NUMBER = (1 << 32) - 1
 REASONS = {
     CHUNK_NOT_HERE: "the object is not there",
     CHUNK_TIMED_OUT: "it did not receive the object itself in time",
@@ -155,7 +154,7 @@ class SourceStream:
             chunks += more
         for chunk in chunks:
             self._outstanding[self._requested] = chunk
-            self._requested = (self._requested + 1) & MAX_NUMBER
+            self._requested = (self._requested + 1) & MAX_REQUEST_NUMBER
         self._send_request(sock, [chunk.wanted for chunk in chunks])
 
     def _send_request(self, sock: socket.socket, wanted: list[WantedChunk]) -> None:

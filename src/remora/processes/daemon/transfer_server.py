@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,10 +15,12 @@ import msgspec
 
 from remora.base.ids import short
 from remora.messages.transfer import (
+    ANSWER_HEADER,
     CHUNK_FOLLOWS,
     CHUNK_NOT_HERE,
     CHUNK_TIMED_OUT,
     CHUNK_WAITS,
+    MAX_REQUEST_NUMBER,
     DataHello,
     ReadChunks,
 )
@@ -33,10 +34,8 @@ from remora.system.transfer_io import (
     receive_exactly,
 )
 
-ANSWER_HEADER = struct.Struct("<III")
 MAX_REQUEST_BYTES = 1 << 20
 MAX_CHUNK_BYTES = 1 << 30
-MAX_NUMBER = (1 << 32) - 1
 REQUEST_POLL_S = 0.05
 """While it waits for chunks it looks so often whether the reader wants others."""
 BEAT_S = 0.5
@@ -173,7 +172,7 @@ class ServedConnection:
                 for chunk in message.chunks:
                     key = (chunk.id, chunk.writer)
                     self._wanted.append(_Wanted(key, chunk.offset, chunk.size_bytes, self._requested, now_s))
-                    self._requested = (self._requested + 1) & MAX_NUMBER
+                    self._requested = (self._requested + 1) & MAX_REQUEST_NUMBER
                 self._find_all(now_s)
             elif isinstance(message, DataHello):
                 self.reader = message.node
