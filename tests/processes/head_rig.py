@@ -39,6 +39,7 @@ class StandInNode:
         self.placings: list[m.PlaceActor] = []
         self.told: list[Any] = []
         self.expelled = ""
+        self.joined: m.Joined | None = None
         self.calls = 0
 
     @property
@@ -149,7 +150,7 @@ class HeadRig:
     def join(self, cpus: int = 4, is_head_node: bool | None = None) -> StandInNode:
         node = StandInNode(self)
         first = not self.nodes if is_head_node is None else is_head_node
-        node.link.join(f"127.0.0.1:{4000 + len(self.nodes)}", {"CPU": cpus * 10_000}, is_head_node=first)
+        node.joined = node.link.join(f"127.0.0.1:{4000 + len(self.nodes)}", {"CPU": cpus * 10_000}, is_head_node=first)
         self.nodes.append(node)
         return node
 

@@ -54,7 +54,7 @@ def test_a_cluster_that_encrypts_gives_its_certificate_to_those_who_join(tmp_pat
     rig.keeper.start()
     try:
         node = rig.join()
-        joined = node.link.joined
+        joined = node.joined
         assert joined is not None
         assert joined.certificate == Path(credentials.certificate_path).read_bytes()
         assert joined.key == Path(credentials.key_path).read_bytes()

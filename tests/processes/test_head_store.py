@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from head_rig import HeadRig
@@ -254,6 +255,18 @@ def wait_for(condition: Callable[[], bool]) -> None:
         pause.wait(0.001)
 
 
+def take(pipeline: CommitPipeline, count: int) -> list[Any]:
+    """The first parts of the next *count* messages that may leave."""
+    taken: list[Any] = []
+
+    def has_come() -> bool:
+        taken.extend(messages[0] for _, messages in pipeline.take())
+        return len(taken) >= count
+
+    wait_for(has_come)
+    return taken
+
+
 @pytest.fixture
 def store() -> SlowStore:
     return SlowStore()
@@ -281,13 +294,9 @@ def test_nothing_leaves_before_it_is_written_and_turns_share_a_transaction(
     pipeline.put([], [("a", ("an answer that shows what is not written",))])
     assert pipeline.take() == []
     store.let.release()
-    wait_for(lambda: len(store.commits) == 1)
-    wait_for(lambda: bool(pipeline._done))
-    first = pipeline.take()
+    assert take(pipeline, 1) == [1]
     store.let.release()
-    wait_for(lambda: not pipeline.has_work)
-    rest = pipeline.take()
-    assert [messages[0] for _, messages in first + rest] == [1, 2, 3, 2, "an answer that shows what is not written"]
+    assert take(pipeline, 4) == [2, 3, 2, "an answer that shows what is not written"]
     assert sum(len(commit) for commit in store.commits) == 3
     assert len(store.commits) == 2
 
@@ -306,7 +315,5 @@ def test_a_write_that_fails_is_done_again_and_nothing_leaves_meanwhile(
     wait_for(lambda: store.failures == 0)
     assert pipeline.take() == []
     store.let.release()
-    wait_for(lambda: bool(store.commits))
-    wait_for(lambda: not pipeline.has_work)
-    assert pipeline.take() == [("a", (1,))]
+    assert take(pipeline, 1) == [1]
     assert capfd.readouterr().err.count("the disk is full") == 1

@@ -260,11 +260,6 @@ class HeadLink:
                 self._stream.send(message)
 
     @property
-    def joined(self) -> m.Joined | None:
-        """What the head answered when this node joined."""
-        return self._joined
-
-    @property
     def is_head_away(self) -> bool:
         """Whether the head does not answer at present."""
         return not self._is_open or self._stream is None or not self._stream.is_connected

@@ -64,12 +64,6 @@ class CommitPipeline:
             done, self._done = self._done, []
             return done
 
-    @property
-    def has_work(self) -> bool:
-        """Whether something is not written yet."""
-        with self._lock:
-            return self._is_writing or self._next is not None
-
     def close(self) -> None:
         """End the thread after its transaction."""
         with self._lock:
