@@ -79,6 +79,11 @@ class CountedLink:
         """The unit of this number, while it is not confirmed."""
         return self._kept.get(number)
 
+    @property
+    def kept_count(self) -> int:
+        """How many units are not confirmed."""
+        return len(self._kept)
+
     def validate(self) -> None:
         """
         Raises:
