@@ -12,11 +12,11 @@ import pytest
 from remora.base.ids import NodeId, ObjectId, ProcessId
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Entry, LossReason
-from remora.core.counting.heirs import Rebuild
 from remora.core.counting.local_copies import LocalCopies, Use
+from remora.core.counting.rebuilding import Rebuild
 from remora.core.counting.spread import Spread
 from remora.messages.copies import CopyKept, FreeCopies, HomeReport, NodeResolve
-from remora.messages.objects import Value
+from remora.messages.objects import OfferValues, Value
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_mutants import Mutant
 from remora.testing.counting_world import World
@@ -131,8 +131,9 @@ class DoesNotReportCopies(_ReportsLess):
     left_out = "copies"
 
 
-class DoesNotReportValues(_ReportsLess):
-    left_out = "values"
+class DoesNotReportValues(Unchecked):
+    def offer_values(self, process: ProcessId, message: OfferValues) -> None:
+        super().offer_values(process, OfferValues(message.nodes, []))
 
 
 class DoesNotReportContents(_ReportsLess):
@@ -153,7 +154,8 @@ class RebuildsWithoutWaiting(Unchecked):
         self._alive_nodes = alive
 
     def _take_report(self, rebuild: Rebuild, node: NodeId, report: HomeReport) -> None:
-        pass
+        if node == self.node:
+            super()._take_report(rebuild, node, report)
 
 
 class HandlesRequestsBeforeTheRebuild(Unchecked):

@@ -9,7 +9,7 @@ from remora.base.ids import NodeId, ProcessId, make_object_id, make_process_id, 
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Loss, LossReason
-from remora.core.counting.heirs import OFFER_PATIENCE_S
+from remora.core.counting.reporting import OFFER_PATIENCE_S
 from remora.core.counting.vocabulary import CountingError, Effect, FreeLocation, Hold, KeepLocation, Send
 from remora.messages import copies as c
 from remora.messages import counting as m

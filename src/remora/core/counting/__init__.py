@@ -10,5 +10,11 @@ carrier once, and the one rule of it all is this:
     A close leaves only after every ref that came in the carrier and is still live here is held by this process at
     its home, whatever else covers it. Until the close the sender keeps the refs live, and only its death ends that.
 
-Reading order: `vocabulary`, `carriers`, `process`, then `directory` with `parking`, `copies` and `foreign`.
+Values of one home may be read, kept and inherited by other nodes. The home knows who has or receives a copy and sends
+readers to each other; a copy takes the place of a lost one; and when a home dies, its heir makes its entries anew from
+what all living nodes report.
+
+Reading order: `vocabulary`, `carriers`, `process`; then the layers of the directory from below: `holders` (with
+`entries` and `parking`), `reading` (`copies`, `local_copies`), `lending` (`spread`), `values`, `keeping`,
+`other_nodes`, `reporting`, `heirs` (`rebuilding`), `directory`.
 """

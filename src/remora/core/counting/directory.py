@@ -5,8 +5,10 @@ numbers. An empty set frees the object everywhere. For the other homes it forwar
 hold, in order, and keeps the list of it.
 
 The daemon calls `process_message` and `node_message` (or the method of the message, on hot paths) for everything
-of tags 20-39 and for ``GetObjects``, ``ForgetGet`` and ``ObjectValue``, tells of connections and ends, calls `tick`
-at `next_deadline_s`, and after each call takes what stands in `outbox` (and clears it), in order.
+of tags 20-39 and 140-149 and for the messages about values (50-58), tells of connections, ends, pulls (`copy_arrived`,
+`copy_failed`), a full store (`evict`) and of who is in the cluster (`nodes_changed`, `node_dead`), calls `tick` at
+`next_deadline_s`, and after each call takes what stands in `outbox` (and clears it), in order. It takes everything
+out before it does anything: what it does may call the directory again.
 
 Ends. A process has ended when its socket was read to the end, not when a signal says so: what it wrote last still
 counts. A process that crashed is forgotten only after a grace: the receiver of its last reply may be about to

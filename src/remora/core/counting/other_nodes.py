@@ -1,4 +1,9 @@
-"""Other nodes at the home: what they hold here, the copies that homes keep with each other, links lost, deaths."""
+"""Other nodes at the home: what they hold here, the copies that homes keep with each other, links lost, deaths.
+
+Between daemons that live, everything said arrives once and in order, whatever becomes of the connections. ``Sync`` and
+`node_reconnected` are for links that do lose something: the protocol stands them, and the simulation cuts links to
+show it, as long as no node dies meanwhile. The daemon does not use them.
+"""
 
 from __future__ import annotations
 

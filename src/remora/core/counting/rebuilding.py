@@ -50,6 +50,16 @@ class Picture:
         return spread
 
 
+class Rebuild:
+    """This node is the heir of a dead home, and waits for reports, its own included."""
+
+    __slots__ = ("awaited", "reports")
+
+    def __init__(self, awaited: Iterable[NodeId]) -> None:
+        self.awaited = set(awaited)
+        self.reports: list[tuple[NodeId, HomeReport]] = []
+
+
 def join(reports: Iterable[tuple[NodeId, HomeReport]]) -> dict[ObjectId, Picture]:
     """The picture of each object that any report speaks of."""
     pictures: dict[ObjectId, Picture] = {}
