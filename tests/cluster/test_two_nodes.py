@@ -97,6 +97,14 @@ def test_both_nodes_are_listed_with_what_they_have(session: Cluster) -> None:
     assert (resources["CPU"], resources["here"], resources["there"]) == (4, 1, 1)
 
 
+def test_a_worker_sees_the_list_of_nodes(session: Cluster) -> None:
+    @remora.remote(resources=THERE)
+    def look() -> tuple[int, float]:
+        return len(remora.nodes()), remora.cluster_resources()["CPU"]
+
+    assert remora.get(look.remote()) == (2, 4.0)
+
+
 def test_tasks_run_where_their_resources_are(session: Cluster) -> None:
     own = remora.get_runtime_context().get_node_id()
     assert remora.get(node_of_task.options(resources=HERE).remote()) == own

@@ -34,7 +34,7 @@ from remora.messages import leases as lease_messages
 from remora.messages.arena import Writer
 from remora.messages.counting import Ack, Ping, PublishAck
 from remora.messages.head import KeyValueAnswer
-from remora.messages.inspection import DescribeYourself
+from remora.messages.inspection import DescribeYourself, Nodes
 from remora.messages.objects import CopiesReleased, HomeDied, ObjectValue, OfferValues, ReleaseCopies
 from remora.messages.session import SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck
@@ -240,7 +240,7 @@ class Client:
                 self.arena.on_message(message)
             elif kind in GROUP_MESSAGES:
                 self.groups.on_message(message)
-            elif kind is KeyValueAnswer:
+            elif kind is KeyValueAnswer or kind is Nodes:
                 self.answer(message.request, message)
             elif kind is WorkerOutput:
                 self.on_output(message)

@@ -11,7 +11,6 @@ from typing import Any
 
 from remora.base.errors import InternalError, describe_exit
 from remora.base.options import InitOptions
-from remora.messages.inspection import Nodes
 from remora.messages.session import JobEnvironment, Leaving, Welcome, WorkerOutput
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.client import Client
@@ -62,7 +61,6 @@ def join_running(directory: str, options: InitOptions) -> DriverRuntime:
 
 def _make_client(daemon: socket.socket, welcome: Welcome, descriptors: list[int], options: InitOptions) -> Client:
     client = Client(daemon, welcome, descriptors)
-    client.on_message = lambda message: _on_message(client, message)
     client.on_output = print_output
     client.late_publications.may_wait = not client.is_in_cluster
     if client.is_in_cluster:
@@ -113,13 +111,6 @@ def _describe_end(node: LaunchedNode) -> str:
     # Its socket is closed before it can be reaped.
     status = node.exit_status(DAEMON_END_TIMEOUT_S)
     return describe_exit(*status) if status is not None else "has closed its connection"
-
-
-def _on_message(client: Client, message: Any) -> bool:
-    if isinstance(message, Nodes):
-        client.answer(message.request, message)
-        return True
-    return False
 
 
 def print_output(message: WorkerOutput) -> None:
