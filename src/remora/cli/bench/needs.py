@@ -85,10 +85,29 @@ NEEDS: tuple[Need, ...] = (
     Need(("queued tasks: longest pause",), at_most=0.1),
 )
 
+CLUSTER_NEEDS: tuple[Need, ...] = (
+    Need(
+        tuple(
+            f"{kind} calls across nodes, {how}, {way}"
+            for kind in ("task", "actor")
+            for how in ("one by one", "in bulk")
+            for way in ("TLS", "in the clear")
+        ),
+        RAY,
+        ratio=5,
+    ),
+    Need(tuple(f"one object of 1 GB to another node, warm, {way}" for way in ("TLS", "in the clear")), limit_share=0.6),
+    Need(tuple(f"time to 8 as a multiple of that to 1, {way}" for way in ("TLS", "in the clear")), at_most=2),
+    Need(tuple(f"copies out of the source for 8, {way}" for way in ("TLS", "in the clear")), at_most=2),
+    Need(("a node joins", "death by kill -9 known"), at_most=1),
+    Need(("death by silence known",), at_most=5),
+)
+"""Of the rows of :mod:`remora.testing.cluster_bench`."""
+
 
 def find_need(name: str, peer: str) -> Need | None:
     """The need that holds for this row in a run against `peer` ("" without one)."""
-    for need in NEEDS:
+    for need in (*NEEDS, *CLUSTER_NEEDS):
         if name in need.rows and (need.peers == ANY_PEER or peer in need.peers or need.at_most is not None):
             return need
     return None
