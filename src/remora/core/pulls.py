@@ -404,10 +404,6 @@ class PullManager:
         """All that have not ended, those that wait to start too."""
         return list(self._by_key.values())
 
-    def pull(self, number: int) -> Pull | None:
-        """The pull of this number, if anything of it is left."""
-        return self._pulls.get(number)
-
     def validate(self) -> None:
         """Raise AssertionError when an invariant does not hold. Walks over everything."""
         in_flight = [pull for pull in self._pulls.values() if pull.state is not PullState.QUEUED]
