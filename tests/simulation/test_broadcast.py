@@ -21,8 +21,8 @@ def broadcast(seed: int, deaths: int = 0) -> tuple[World, ObjectId, int]:
     world = World({"N0": ["A"], **{f"N{number + 1}": [name] for number, name in enumerate(names)}})
     checker = Checker(world)
     maker = world.client("A")
-    world.act(maker.process, "store", lambda c: c.new(large=True))
-    (shared,) = maker.in_hand()
+    shared = maker.new(large=True)
+    world.after(maker.process)
     for name in names:
         world.act(maker.process, "call", lambda c, name=name: c.submit(world.client(name).process, [shared]))  # type: ignore[misc]
     while world.channels:
