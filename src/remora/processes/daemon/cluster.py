@@ -16,6 +16,7 @@ from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
 from remora.base.join_string import JoinString
 from remora.base.network_address import join_address, split_address
 from remora.base.resources import UNITS_PER_ONE, Resources
+from remora.core.pulls import DEFAULT_LIMIT_BYTES
 from remora.core.routed_requests import ToNode
 from remora.messages import copies, counting, inspection, objects
 from remora.messages import head as h
@@ -133,8 +134,9 @@ class ClusterService:
             self._keeper.tell_pids(daemon.workers.spare)
         objects = daemon.objects
         remote = RemoteObjects(self.node, objects.directory, objects.arena, objects.carry_out, self.address_of)
+        limit_bytes = min(DEFAULT_LIMIT_BYTES, daemon.store_limit_bytes // 4)
         self.transfers = remote.transfers = Transfers(
-            self._reactor, objects.memory, self.credentials, self.node, remote
+            self._reactor, objects.memory, self.credentials, self.node, remote, limit_bytes
         )
         daemon.processes.send_elsewhere = self._send_elsewhere
         daemon.processes.node_address = self.address
