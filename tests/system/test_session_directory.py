@@ -55,6 +55,22 @@ def test_a_base_that_belongs_to_another_user_is_refused(base: str, monkeypatch: 
         open_base(base)
 
 
+def test_sessions_in_a_base_of_another_user_are_neither_believed_nor_removed(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = create(base)
+    treasure = tmp_path / "treasure"
+    treasure.mkdir()
+    os.symlink(treasure, f"{base}/1-abcdef")
+    Path(f"{base}/1-abcdef.lock").touch()
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(base).st_uid + 1)
+    assert running_sessions(base) == []
+    assert remove_leftovers(base) == []
+    assert treasure.exists()
+    monkeypatch.undo()
+    trap.remove()
+
+
 def test_the_places_for_sessions_do_not_depend_on_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
     before = base_directories()
     monkeypatch.setenv("TMPDIR", "/" + "long" * 50)

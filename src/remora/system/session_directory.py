@@ -140,14 +140,18 @@ def open_base(base: str | None = None) -> str:
 
 
 def _check_owner(path: str) -> None:
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+    if not _is_own_directory(path):
         raise PermissionError(
             f"{path} is where the sessions of user {os.getuid()} belong, but it is not a directory of that user: "
             "somebody else made it, and must remove it"
         )
-    if status.st_mode & 0o077:
+    if os.lstat(path).st_mode & 0o077:
         os.chmod(path, 0o700)
+
+
+def _is_own_directory(path: str) -> bool:
+    status = os.lstat(path)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def base_directories() -> list[str]:
@@ -195,8 +199,9 @@ def wait_removed(path: str, timeout_s: float) -> bool:
 
 
 def _session_paths(base: str) -> list[str]:
+    """The sessions in *base*; none when somebody else made it, to be taken for a session or to have a link followed."""
     try:
-        names = os.listdir(base)
+        names = os.listdir(base) if _is_own_directory(base) else []
     except FileNotFoundError:
         return []
     return [f"{base}/{name.removesuffix(LOCK_SUFFIX)}" for name in names if name.endswith(LOCK_SUFFIX)]
