@@ -69,4 +69,7 @@ def decode_body(body: memoryview | bytes | bytearray) -> list[Any]:
     Raises:
         msgspec.DecodeError: the bytes are not MessagePack, or no message of ours.
     """
-    return _decoder.decode(body)
+    try:
+        return _decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+        raise msgspec.DecodeError(str(error)) from None
