@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import msgspec
 
@@ -36,12 +37,19 @@ def start_head_node(
 
     Raises:
         NodeStartError: it did not start; its log is in the text.
+        ImportError: a library that only heads need is not installed.
 
     Example:
         >>> node = start_head_node(NodeOptions(host="127.0.0.1", num_cpus=2))
         >>> join_string_of(node.session.path)
         'remora://...'
     """
+
+    if find_spec("sqlalchemy") is None:
+        raise ImportError(
+            "the head keeps its state with the library SQLAlchemy, which is not installed: "
+            "install it with `pip install 'remora[cluster]'`"
+        )
 
     def make_cluster(folder: str) -> ClusterConfiguration:
         from remora.system.certificates import open_credentials  # cryptography takes a while to import
