@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
 import pytest
 
+from remora.messages.copies import HomeReport
 from remora.testing.counting_programs import MIXES, Simulation
 from remora.testing.simulation import main, replay, run_seeds
 
 SEEDS_PER_BLOCK = 200
+OnSend = Callable[[bytes, bytes, msgspec.Struct], None]
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -40,7 +45,33 @@ def test_every_mix_does_what_it_is_for() -> None:
             assert simulation.mix == mix
             kinds |= set(simulation.world.message_counts)
         assert {"Publish", "Register", "NodeRegister", "NodeRelease", "Close"} <= kinds
+        copies = {"ObjectAt", "CopyArrived", "CopyDropped", "FreeCopies", "MakeCopy", "CopyKept", "ReleaseCopies"}
+        assert mix != "read" or copies <= kinds
         assert mix != "uniform" or {"Store", "Keep", "Item", "ItemAck", "ReplyAck", "Ping"} <= kinds
+
+
+def test_homes_die_with_objects_that_others_hold() -> None:
+    stored = 0
+    for seed in range(300):
+        simulation = Simulation(seed)
+        simulation.world.on_send = count_reported = ReportedCopies(simulation.world.on_send)
+        simulation.run()
+        stored += count_reported.copies
+    assert stored > 10
+
+
+class ReportedCopies:
+    """Counts the copies that heirs are told of, and passes everything on."""
+
+    def __init__(self, then: OnSend | None) -> None:
+        self.copies = 0
+        self._then = then
+
+    def __call__(self, sender: bytes, to: bytes, message: msgspec.Struct) -> None:
+        if isinstance(message, HomeReport):
+            self.copies += len(message.copies)
+        if self._then is not None:
+            self._then(sender, to, message)
 
 
 def test_the_command_line_counts_violations(capsys: pytest.CaptureFixture[str]) -> None:

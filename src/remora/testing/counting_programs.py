@@ -33,7 +33,7 @@ UNIFORM: dict[str, float] = {"new": 2, "put": 2, "store": 1, "call": 5, "inline"
 UNIFORM |= {"yield": 1, "keep": 2, "get": 3, "drop": 4, "know": 0.3}
 HOT = {"new": 0.1, "put": 0.3, "store": 0.7, "call": 5.0, "inline": 0.3, "end": 5.0, "end_large": 0.2, "yield": 0.3}
 HOT |= {"keep": 4.0, "get": 1.0, "drop": 5.0}
-READ = {"store": 1.5, "call": 5.0, "end": 2.0, "end_large": 2.0, "keep": 3.0, "get": 8.0, "know": 0.7, "drop": 2.5}
+READ = {"store": 1.5, "call": 6.0, "end": 1.5, "end_large": 1.5, "keep": 4.0, "get": 8.0, "know": 0.7, "drop": 1.5}
 STORM = {"new": 0.05, "store": 0.8, "call": 3.5, "end": 3.0, "keep": 2.5, "drop": 2.5}
 WEIGHTS: dict[str, dict[str, float]] = {"uniform": UNIFORM, "hot": HOT, "storm": STORM, "read": READ}
 
@@ -57,8 +57,9 @@ class Simulation:
         self.world = World(self.rng.choice(layouts), process_machine, directory_machine, grace_s)
         self.checker = Checker(self.world)
         self.steps_left = float(self.rng.randint(4, max_steps * 2 if self.mix == "read" else max_steps))
-        self.deaths_left = self.rng.choice((0, 0, 1, 1, 2)) if with_faults else 0
-        self.cuts_left = self.rng.choice((0, 0, 1, 2)) if with_faults else 0
+        reads = self.mix == "read"
+        self.deaths_left = self.rng.choice((0, 1, 1, 2, 2) if reads else (0, 0, 1, 1, 2)) if with_faults else 0
+        self.cuts_left = self.rng.choice((0, 0, 0, 2) if reads else (0, 0, 1, 2)) if with_faults else 0
         self.nodes_die = self.cuts_left == 0
         """Links are cut by nobody when nodes die: what the heir is told must arrive."""
         self.delivery_share = self.rng.choice((0.3, 0.5, 0.7))
@@ -101,7 +102,7 @@ class Simulation:
             self._deliver()
         elif rng.random() < 0.25:
             self._tell_deaths()
-        elif self.deaths_left and rng.random() < (0.03 if self.mix == "read" else 0.05):
+        elif self.deaths_left and rng.random() < (0.03 if self.mix == "read" else 0.05) * self._ripeness():
             self._kill()
         elif self.cuts_left and rng.random() < 0.06:
             self._cut()
@@ -130,10 +131,19 @@ class Simulation:
     def _kill(self) -> None:
         self.deaths_left -= 1
         lose_last = self.rng.random() < 0.5
-        if self.nodes_die and self.rng.random() < 0.5 and len(self.world.living_nodes()) > 1:
+        share = 0.9 if self.mix == "read" else 0.5
+        if self.nodes_die and self.rng.random() < share and len(self.world.living_nodes()) > 1:
+            while self.mix == "read" and self.world.channels and self.rng.random() < 0.98:
+                self._deliver()
             self.world.kill_node(self._victim(), lose_last)
         else:
             self.world.kill(self.rng.choice(self.world.living_clients()).process, lose_last)
+
+    def _ripeness(self) -> float:
+        """How much there is to lose: in programs that read, little before somebody has a copy."""
+        if self.mix != "read":
+            return 1.0
+        return 3.0 if any(len(self.world.directories[node]._local) for node in self.world.living_nodes()) else 0.1
 
     def _victim(self) -> NodeId:
         """Rather a node of which the others hold or read something."""
