@@ -22,7 +22,10 @@ DEFAULTS = Effort()
 @click.command()
 @click.option("--against", "peer", type=click.Choice(["ray"]), help="Measure this peer in the same run.")
 @click.option("--rows", "patterns", multiple=True, metavar="PATTERN", help="Part of a row's name, or a shell pattern.")
-@click.option("--pairs", default=DEFAULTS.pairs, show_default=True, type=click.IntRange(1), help="Of measurements.")
+@click.option("--pairs", default=DEFAULTS.pairs, show_default=True, type=click.IntRange(1), help="Of short rows.")
+@click.option(
+    "--long-pairs", default=DEFAULTS.long_pairs, show_default=True, type=click.IntRange(1), help="Of long ones."
+)
 @click.option("--seconds", default=DEFAULTS.seconds, show_default=True, type=click.FloatRange(0.001), help="Of a rate.")
 @click.option("--large", default=DEFAULTS.large_bytes, show_default=True, type=click.IntRange(1), help="Bytes.")
 @click.option("--small", default=DEFAULTS.small_objects, show_default=True, type=click.IntRange(1), help="Objects.")
@@ -34,6 +37,7 @@ def cluster_bench(
     peer: str | None,
     patterns: tuple[str, ...],
     pairs: int,
+    long_pairs: int,
     seconds: float,
     large: int,
     small: int,
@@ -47,7 +51,7 @@ def cluster_bench(
     Root is needed. A peer is installed into an environment of its own under ~/.cache/remora/peers on first use.
     """
     readers = (*(count for count in DEFAULTS.readers if count < most_readers), most_readers)
-    effort = Effort(pairs, seconds, large, small, readers)
+    effort = Effort(pairs, long_pairs, seconds, large, small, readers)
     try:
         scenarios = select(all_scenarios(effort), patterns)
     except ValueError as error:

@@ -64,12 +64,14 @@ class Scenario:
         parts: In order; a later one may need what an earlier one has left.
         nodes: What Remora's cluster begins with; the first node has the driver.
         peer_nodes: The peer's.
+        is_long: One measurement takes minutes, so it is done less often.
     """
 
     name: str
     parts: tuple[PartRows, ...]
     nodes: tuple[NodeOptions, ...]
     peer_nodes: tuple[NodeOptions, ...]
+    is_long: bool = False
 
     def rows(self) -> list[ClusterRow]:
         """All rows."""
@@ -144,8 +146,9 @@ def all_scenarios(effort: Effort) -> list[Scenario]:
     readers = tuple(NodeOptions(f"reader{number}", num_cpus=1) for number in range(1, max(effort.readers) + 2))
     two = (HERE, THERE)
     return [
-        Scenario("two nodes", (TRANSFER, SMALL_OBJECTS, CALLS, GROUPS, JOINING, DEATHS), two, two),
-        Scenario("broadcast", (_broadcast_rows(effort),), (HERE, *readers), (HERE, *readers[:-1])),
+        Scenario("two nodes", (TRANSFER, SMALL_OBJECTS, CALLS, GROUPS), two, two),
+        Scenario("nodes that come and go", (JOINING, DEATHS), two, two, is_long=True),
+        Scenario("broadcast", (_broadcast_rows(effort),), (HERE, *readers), (HERE, *readers[:-1]), is_long=True),
     ]
 
 
@@ -170,7 +173,7 @@ def select(scenarios: Sequence[Scenario], patterns: Sequence[str]) -> list[Scena
             PartRows(part.measure, rows) for part in scenario.parts if (rows := tuple(filter(wanted, part.rows)))
         )
         if kept:
-            found.append(Scenario(scenario.name, kept, scenario.nodes, scenario.peer_nodes))
+            found.append(Scenario(scenario.name, kept, scenario.nodes, scenario.peer_nodes, scenario.is_long))
     if missing := [pattern for pattern in patterns if pattern not in used]:
         raise ValueError(f"no row matches {', '.join(map(repr, missing))}; --list prints the names of all")
     return found

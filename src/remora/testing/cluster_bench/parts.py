@@ -30,14 +30,16 @@ class Effort:
     """How large and how long: the defaults are what figures are quoted from.
 
     Attributes:
-        pairs: Measurements on each side.
+        pairs: Measurements on each side, where one takes seconds.
+        long_pairs: Where one takes minutes.
         seconds: Length of each where it is a rate.
         large_bytes: Size of the one large object.
         small_objects: How many small ones.
         readers: To how many nodes at once the large object goes.
     """
 
-    pairs: int = 3
+    pairs: int = 5
+    long_pairs: int = 3
     seconds: float = 1.0
     large_bytes: int = 1_000_000_000
     small_objects: int = 10_000

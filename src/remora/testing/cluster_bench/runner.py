@@ -67,9 +67,10 @@ class ClusterRun:
             sides.append(RAW)
         if self._peer:
             sides.append(self._peer.module)
-        for pair in range(self._effort.pairs):
+        pairs = self._effort.long_pairs if scenario.is_long else self._effort.pairs
+        for pair in range(pairs):
             for side in sides if pair % 2 == 0 else reversed(sides):
-                self._say(f"{scenario.name}, pair {pair + 1} of {self._effort.pairs}: {side}")
+                self._say(f"{scenario.name}, pair {pair + 1} of {pairs}: {side}")
                 figures = raw(self._effort) if side == RAW else self._measure_side(scenario, side)
                 self._figures.setdefault(side, []).append(figures)
 

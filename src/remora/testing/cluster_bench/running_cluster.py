@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ class RunningCluster:
 
     def _start_driver(self) -> Program:
         command = [self.system.python, "-P", str(Path(driver_program.__file__)), "--module", self.system.module]
-        return self.nodes[0].host.start(command, stderr=self._log)
+        return self.nodes[0].host.start(command, stderr=self._log, env=os.environ | self.system.variables)
 
     def _last_lines(self) -> str:
         self._log.seek(0)

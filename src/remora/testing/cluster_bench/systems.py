@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
@@ -51,10 +53,17 @@ class RunningNode:
 class System(Protocol):
     """One side of the benchmark."""
 
-    side: str
-    """Its name in results: "TLS", "clear" or that of the peer."""
-    module: str
-    python: str
+    @property
+    def module(self) -> str:
+        """What a driver imports."""
+
+    @property
+    def python(self) -> str:
+        """The interpreter of all its processes."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Of the environment of all its processes."""
 
     def start(self, host: Host, options: NodeOptions, *, is_first: bool) -> RunningNode:
         """Start a node; returns when its command has returned. The first one makes the cluster."""
@@ -73,12 +82,8 @@ class RemoraSystem:
     encrypt: bool
     module: str = "remora"
     python: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)
     _join: str = field(default="", repr=False)
-
-    @property
-    def side(self) -> str:
-        """The name of the side."""
-        return "TLS" if self.encrypt else "clear"
 
     def start(self, host: Host, options: NodeOptions, *, is_first: bool) -> RunningNode:
         """By `remora start`."""
@@ -90,7 +95,7 @@ class RemoraSystem:
             *("--node-ip", host.address, "--num-cpus", str(options.num_cpus)),
             *("--resources", json.dumps({options.name: 1}), "--object-store-memory", str(options.store_bytes)),
         ]
-        output, start_s = _run(host, command, "" if is_first else self._join)
+        output, start_s = _run(host, command, self.variables, "" if is_first else self._join)
         lines = output.split()
         directory = lines[lines.index("up:") + 1]
         if is_first:
@@ -113,8 +118,8 @@ class RaySystem:
     """Ray, whose nodes do not encrypt."""
 
     environment: Environment
-    side: str = "ray"
     module: str = "ray"
+    variables: Mapping[str, str] = field(default_factory=lambda: {"RAY_AUTH_MODE": "disabled"})
     _head_address: str = field(default="", repr=False)
 
     @property
@@ -135,7 +140,7 @@ class RaySystem:
             *("--node-ip-address", host.address, "--num-cpus", str(options.num_cpus), "--temp-dir", folder),
             *("--resources", json.dumps({options.name: 1}), "--object-store-memory", str(options.store_bytes)),
         ]
-        _, start_s = _run(host, command, "")
+        _, start_s = _run(host, command, self.variables)
         return RunningNode(host, options, self._head_address, start_s, folder)
 
     def stop(self, node: RunningNode) -> None:
@@ -148,12 +153,13 @@ class RaySystem:
         return _find_process(host, "/raylet/raylet")
 
 
-def _run(host: Host, command: list[str], text: str) -> tuple[str, float]:
+def _run(host: Host, command: list[str], variables: Mapping[str, str], text: str = "") -> tuple[str, float]:
     """Run a command on the host; what it printed, and how long it took."""
     # Files, not pipes: a daemon that is left behind may keep them open.
     with tempfile.TemporaryFile() as said:
         start_s = monotonic()
-        process = host.popen(command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT)
+        environment = os.environ | variables
+        process = host.popen(command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, env=environment)
         assert process.stdin is not None
         process.stdin.write(text.encode() + b"\n")
         process.stdin.close()
@@ -176,4 +182,4 @@ def _find_process(host: Host, text: str) -> int:
 
 def interpreter_start_s(host: Host, python: str) -> float:
     """How long the interpreter alone takes from its start to its end."""
-    return _run(host, [python, "-c", "pass"], "")[1]
+    return _run(host, [python, "-c", "pass"], {})[1]
