@@ -86,7 +86,8 @@ class StreamAcceptor:
             accepted = _AcceptedStream(self, hello, preface, address)
             self._streams[hello.stream] = accepted
             accepted.resume(link, hello)
-            self._on_stream(accepted.stream, hello.sender)
+            if not accepted.stream.closed:  # else it began with frames that nobody has sent
+                self._on_stream(accepted.stream, hello.sender)
         elif accepted.stream.remote != hello.sender:
             _turn_away(link, Refusal.STREAM_LOST)
         else:

@@ -15,8 +15,9 @@ sent in. It returns when the other side has proved that it knows the secret. The
                                       <-      status
 
 A proof is an HMAC-SHA256 by the secret over the side's name, the preface, the fingerprint and both nonces: it is worth
-nothing in another connection, for another target, or sent back to its maker. The acceptor proves itself first, so an
-opener tells an impostor nothing.
+nothing in another connection, for another target, or sent back to its maker. Whoever reads it learns nothing of the
+secret, which has 256 random bits. In a cluster that does not encrypt, somebody in between can pass both proofs on and
+change what follows; in one that does, the opener has compared the certificate before, whose key only nodes have.
 """
 
 from __future__ import annotations

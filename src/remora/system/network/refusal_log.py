@@ -20,7 +20,7 @@ class RefusalLog:
     def __init__(self, report: Callable[[str], None] = print_line) -> None:
         self._report = report
         self.counts: Counter[tuple[str, str]] = Counter()
-        """How often, by address and kind. Addresses beyond the first thousands are counted together as ``others``."""
+        """How often, by address and kind. Those beyond the first thousands are counted together as ``others``."""
 
     def __repr__(self) -> str:
         return f"<RefusalLog {self.counts.total()} refusals of {len(self.counts)} kinds>"
@@ -30,6 +30,8 @@ class RefusalLog:
         key = (host, kind)
         if key not in self.counts and len(self.counts) >= REMEMBERED_KINDS:
             key = ("others", kind)
+        if key not in self.counts and len(self.counts) >= 2 * REMEMBERED_KINDS:
+            key = ("others", "more kinds of trouble than are remembered")
         self.counts[key] += 1
         if self.counts[key] == 1:
             self._report(f"refused a connection from {key[0]}: {kind} (more of these are counted, not written here)")
