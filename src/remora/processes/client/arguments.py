@@ -19,8 +19,8 @@ from remora.messages.tasks import Argument, Task
 from remora.processes.client.leadership import subscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.refs import Refs, value_of
-from remora.processes.client.values import ELSEWHERE, TO_KNOW, is_unknown
+from remora.processes.client.refs import ELSEWHERE, Refs, value_of
+from remora.processes.client.values import TO_KNOW, is_unknown
 from remora.serialization import deserialize_error, serialize_arguments
 
 if TYPE_CHECKING:

@@ -11,12 +11,19 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from remora.base.ids import ObjectId, ProcessId
+from remora.base.ids import NodeId, ObjectId, ProcessId
 from remora.base.object_ref import BORROWED, FAILED, IMMEDIATE, INLINE, PENDING, STORED, ObjectRef
 from remora.core.counting.process import ProcessRefs
 from remora.core.counting.vocabulary import DAEMON, Send
 from remora.messages.objects import Location, Value
 from remora.serialization import serialize
+
+ELSEWHERE = NodeId(bytes(4))
+"""The node of a value of which others are told only that it lies somewhere: they ask for it."""
+
+
+class CopyLocation(Location, frozen=True):
+    """Where a copy lies that may leave this node when space lacks: only who asked the daemon for it may look there."""
 
 
 class Watch(weakref.ref[ObjectRef[Any]]):
@@ -265,5 +272,8 @@ def value_of(ref: ObjectRef[Any]) -> Value:
         state = STORED  # on another node
     contents = [inner if isinstance(inner, bytes) else inner.id for inner in ref.contents]
     if state == STORED:
-        return Value(STORED, b"", ref.data, contents)
+        location: Location = ref.data
+        if type(location) is CopyLocation:
+            location = Location(ELSEWHERE, 0, location.size_bytes)
+        return Value(STORED, b"", location, contents)
     return Value(state, ref.data, None, contents)

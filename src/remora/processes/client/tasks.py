@@ -43,7 +43,8 @@ from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
 from remora.processes.client.peers import FULL_BATCH, Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.values import ELSEWHERE, FilledReturns, tell_waiters
+from remora.processes.client.refs import ELSEWHERE
+from remora.processes.client.values import FilledReturns, tell_waiters
 from remora.serialization import serialize_system_error
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class TaskClient:
         completed = self._submission.completed
         waited_for: list[ObjectRef[Any]] = []
         with self._lock:
-            duration_s = worker.share_s(monotonic(), len(messages))
+            duration_s = worker.share_s(monotonic(), len(messages), peer.connection.latency_s)
             for message in messages:
                 if type(message) is Done:
                     call = message.call

@@ -8,10 +8,8 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from remora.base.errors import GetTimeoutError, LocalRayletDiedError, RemoraError
-from remora.base.ids import NodeId, ObjectId, ProcessId, short
+from remora.base.ids import ObjectId, ProcessId, short
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import (
     BORROWED,
@@ -26,6 +24,7 @@ from remora.base.object_ref import (
 from remora.messages.objects import GetObjects, Location, ObjectValue, Value, WantCopies
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
 from remora.processes.client.pending import PendingCall
+from remora.processes.client.refs import ELSEWHERE, CopyLocation
 from remora.serialization import Serialized, deserialize, deserialize_error, serialize, serialize_system_error
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ AS_ARGUMENT = 1
 TO_KNOW = 3
 """Only whether there is one; it stays where it is."""
 NOT_ASKED = 4
-ELSEWHERE = NodeId(bytes(4))
-"""The node of a value of which is only known that it lies on another one."""
 
 IMMEDIATE_CLASSES = frozenset({int, float, bool, type(None), complex})
 SIZED_IMMEDIATE_CLASSES = frozenset({str, bytes})
@@ -182,8 +179,20 @@ class Values:
         if state == INLINE:
             data = ref.data
         else:
-            data = self._client.arena.view(ref.data, ref)
+            data = self.view(ref)
         return deserialize(data, resolve, object_id=ref.id, writable=copy)
+
+    def view(self, ref: ObjectRef[Any]) -> memoryview:
+        """The bytes of a stored value, which stay where they are as long as the view lives.
+
+        Raises:
+            RemoraError: it was a copy that has left this node meanwhile, and cannot come again.
+        """
+        while True:
+            with self._client.lock:  # under which a copy is let go of
+                if ref.state == STORED:
+                    return self._client.arena.view(ref.data, ref)
+            self.fetch(ref)
 
     def _await(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Until all are finished, or one of them, in their order, has failed."""
@@ -362,6 +371,8 @@ class Values:
             value = message.value
             ref.contents = tuple(value.contents)
             ref.data = value.data if location is None else location
+            if message.evictable and location is not None:
+                ref.data = CopyLocation(location.node, location.offset, location.size_bytes)
             ref.state = value.state
         return ref
 
@@ -379,7 +390,7 @@ class Values:
                 continue
             ref = client.refs.find(object_id)
             if ref is not None and ref.state == STORED:
-                ref.data = msgspec.structs.replace(ref.data, node=ELSEWHERE)
+                ref.data = Location(ELSEWHERE, 0, ref.data.size_bytes)
                 ref.state = BORROWED
             released.append(object_id)
         return released

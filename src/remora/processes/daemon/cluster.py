@@ -146,7 +146,9 @@ class ClusterService:
         daemon.groups.use_head(self.head.process_message)
         now_s = monotonic()
         for departure in self._departures:
-            self._on_death(departure, now_s)
+            self.links.node_dead(NodeId(departure.node))
+            daemon.workers.view.died(departure.node, departure.cause)
+        objects.deaths_before({NodeId(gone.node): NodeId(gone.heir or self.node) for gone in self._departures})
         self._look_at(list(self._members.values()), now_s)
         path = os.path.join(self._configuration.session_directory, JOIN_FILE)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

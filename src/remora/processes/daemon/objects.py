@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from remora.base.errors import ObjectLostError, OwnerDiedError
+from remora.base.errors import ObjectLostError, ObjectStoreFullError, OwnerDiedError
 from remora.base.ids import NodeId, ObjectId, ProcessId, short
 from remora.core import arena as arena_core
 from remora.core.arena_layout import offset_space_of
@@ -96,6 +96,10 @@ class ObjectService:
         """These nodes are members now, this one among them."""
         self.directory.nodes_changed(alive)
         self.carry_out(now_s)
+
+    def deaths_before(self, heirs: dict[NodeId, NodeId]) -> None:
+        """These nodes had died before this one joined, each with its heir."""
+        self.directory.deaths_before(heirs)
 
     def node_dead(self, node: NodeId, heir: NodeId, now_s: float) -> None:
         """The node is a member no more; *heir* answers for its objects."""
@@ -199,7 +203,13 @@ def _describe_loss(loss: Loss) -> bytes:
     """What ``get`` raises for an object that has no value and will never have one."""
     from remora.serialization import serialize_system_error  # imported at the first loss: it costs a start 25 ms
 
-    error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
     where = f"node {short(loss.where)}" if len(loss.where) == 4 else f"process {short(loss.where)}"
-    reason = f"{loss.reason.value} ({where})"
+    if loss.reason is LossReason.NO_ROOM:
+        return serialize_system_error(
+            ObjectStoreFullError(
+                f"object {short(loss.id)} could not be copied to {where}, to be read there: {loss.detail}"
+            )
+        )
+    error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
+    reason = f"{loss.reason.value} ({where}{f': {loss.detail}' if loss.detail else ''})"
     return serialize_system_error(error_class(object_id=loss.id, reason=reason, node=short(loss.id[:4])))

@@ -190,7 +190,7 @@ class CallRunner:
                 ref.state = STORED
             else:
                 self._client.values.fetch(ref)
-        return self._client.arena.view(ref.data, ref)
+        return self._client.values.view(ref)
 
     # ------------------------------------------------------------------ out
 
