@@ -64,6 +64,17 @@ def test_pending_arguments_hold_back_only_themselves_at_an_unordered_actor() -> 
     assert numbers(calls.arguments_ready(1)) == [1]
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_call_that_ended_with_its_actor_may_be_cancelled_when_its_arguments_are_errors(ordered: bool) -> None:
+    calls = alive(ordered)
+    record = Record(1)
+    calls.submit_unready(record)
+    calls.actor_state(told(DEAD))
+    assert calls.cancel(record) == (False, [])
+    assert calls.pending() == 0
+    calls.validate()
+
+
 @pytest.mark.parametrize(("next_state", "sent"), [(told(DEAD), []), (told(ALIVE, 2), [2])])
 def test_calls_after_a_kill_wait_for_the_word_of_the_daemon(next_state: ActorState, sent: list[int]) -> None:
     calls = alive()

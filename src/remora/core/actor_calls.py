@@ -185,12 +185,12 @@ class ActorCalls(Generic[R]):
     def cancel(self, record: R) -> tuple[bool, Sequence[R]]:
         """Whether the call is in flight, so that the worker must be told, and what can be sent now if it is not.
 
-        The record must have been submitted and not have ended.
+        The record must have been submitted. Nothing happens when it has ended: with the actor, before its arguments.
         """
         call = record.call
         if call in self.in_flight:
             return True, NOTHING
-        if self._held.pop(call, None) is None:
+        if self._held.pop(call, None) is None and any(waiting.call == call for waiting in self._waiting):
             self._unready.discard(call)
             self._cancelled.add(call)
         return False, self._drain()
