@@ -14,7 +14,7 @@ from remora.base.resources import Resources
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, RejectRequest, Send
 from remora.core.lease_fairness import QUANTUM_S
 from remora.core.leases import PATIENCE_S, LeaseTable
-from remora.core.worker_pool import StartWorker, StopWorker
+from remora.core.worker_pool import StartWorker, StopWorker, WorkerPhase
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
 
 JOB, OTHER_JOB = b"job-one.", b"job-two."
@@ -516,8 +516,9 @@ def test_an_actor_that_waits_for_its_worker_gets_one_after_the_end_of_its_job() 
     rig.table.job_ended(JOB, rig.now_s)
     rig.starts = True
     rig.run()
-    assert rig.stopped == [first]
+    assert rig.stopped[0] == first
     assert len(rig.placed) == 1
+    assert rig.table.pool.count(WorkerPhase.IDLE) == 0
 
 
 @pytest.mark.parametrize("lease", [0, 7])

@@ -182,3 +182,17 @@ def test_a_dead_worker_is_forgotten_and_a_stranger_ignored() -> None:
     assert rig.pool.died(b"stranger") is None
     assert rig.pool.take(KEY) is None
     rig.pool.validate()
+
+
+def test_no_worker_idles_for_a_job_that_has_ended() -> None:
+    rig = Rig()
+    rig.pool.job_started(KEY[0])
+    rig.pool.job_ended(KEY[0])
+    rig.pool.want(KEY, 1)  # an actor of the job, which nobody waits for when its worker has come
+    (number,) = rig.started()
+    rig.pool.want(KEY, 0)
+    rig.ready(number)
+    assert rig.pool.count(WorkerPhase.STOPPING) == 1
+    rig.pool.job_started(KEY[0])
+    assert not rig.started(), "an ended job is not started again by a late word"
+    rig.pool.validate()

@@ -21,6 +21,8 @@ IDLE_S = 2.0
 MAX_WORKERS = 512
 """Workers for tasks; those of actors are counted by nobody, because each was asked for by name."""
 MAX_START_FAILURES = 3
+REMEMBERED_JOBS = 1000
+"""Ended jobs, for whose sake no worker idles."""
 
 Key = tuple[bytes, str]
 """Job and environment."""
@@ -99,17 +101,22 @@ class WorkerPool:
         self._wanted: dict[Key, int] = {}
         self._failures: dict[Key, int] = {}
         self._jobs: list[bytes] = []
+        self._ended_jobs: dict[bytes, None] = {}
         self._in_phase = dict.fromkeys(WorkerPhase, 0)
         self._last_number = 0
 
     def job_started(self, job: bytes) -> None:
-        """Warm workers are for this job from now on, until it ends or another one starts."""
-        self._jobs.append(job)
-        self._start_workers()
+        """Warm workers are for this job from now on, until it ends or another one starts. One that has ended has."""
+        if job not in self._ended_jobs:
+            self._jobs.append(job)
+            self._start_workers()
 
     def job_ended(self, job: bytes) -> None:
         """Stop the job's workers at once, but not those of actors: they end as actors end."""
         self._jobs = [other for other in self._jobs if other != job]
+        self._ended_jobs[job] = None
+        if len(self._ended_jobs) > REMEMBERED_JOBS:
+            del self._ended_jobs[next(iter(self._ended_jobs))]
         for key in [key for key in self._wanted if key[0] == job]:
             del self._wanted[key]
         for worker in self._workers.values():
@@ -267,6 +274,9 @@ class WorkerPool:
         self._emit(StopWorker(worker.number, worker.process, force))
 
     def _to_idle(self, worker: PooledWorker, now_s: float) -> None:
+        if worker.key[0] in self._ended_jobs and worker.key not in self._wanted:
+            self._stop(worker, force=True)  # it was started for an actor of the job that does not need it any more
+            return
         worker.idle_since_s = now_s
         self._move(worker, WorkerPhase.IDLE)
         self._idle.setdefault(worker.key, []).append(worker)

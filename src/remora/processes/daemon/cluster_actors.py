@@ -68,7 +68,7 @@ class ClusterActorService:
         """Find a worker for the actor."""
         self._now_s = now_s
         self._waiting[message.actor] = message
-        self._workers.start_job(ProcessId(message.job), message.job_environment)
+        self._workers.know_job(ProcessId(message.job), message.job_environment)
         self._workers.leases.request_actor(
             message.actor,
             message.job,

@@ -72,6 +72,7 @@ class WorkerService:
         self._zygote.preload(PRELOADED_MODULES)
         self.output = OutputForwarder(reactor, processes, slots)
         self._jobs: dict[bytes, JobEnvironment] = {}
+        self._started_jobs: set[bytes] = set()
         self._workers: dict[int, StartedWorker] = {}
         self._by_process: dict[bytes, StartedWorker] = {}
         self._now_s: Callable[[], float] = lambda: 0.0
@@ -111,19 +112,26 @@ class WorkerService:
 
     def start_job(self, job: ProcessId, environment: JobEnvironment) -> None:
         """The driver has told where its modules are; again changes nothing."""
-        if job in self._jobs:
+        if job in self._started_jobs:
             return
-        self._jobs[job] = environment
-        self.output.set_job(job, environment.log_to_driver)
+        self._started_jobs.add(job)
+        self.know_job(job, environment)
         if environment.modules:
             # Before the first worker is asked for: whoever is forked has them, at no cost of his own.
             self._zygote.preload(environment.modules)
         self.leases.job_started(job)
         self.carry_out()
 
+    def know_job(self, job: ProcessId, environment: JobEnvironment) -> None:
+        """An actor of the job comes here, whose driver may be gone: workers can be made for it, and none is kept warm."""
+        if job not in self._jobs:
+            self._jobs[job] = environment
+            self.output.set_job(job, environment.log_to_driver)
+
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
         self._jobs.pop(job, None)
+        self._started_jobs.discard(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
         self.carry_out()
