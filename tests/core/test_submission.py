@@ -94,6 +94,46 @@ def test_no_more_than_a_time_slice_of_work_is_in_flight(rig: Rig) -> None:
         assert len(worker.in_flight) * 0.0005 <= 0.004
 
 
+def run_over_a_line(rig: Rig, latency_s: float, task_s: float, count: int) -> tuple[float, int]:
+    """One worker behind a line with this round trip takes *count* tasks, on a clock that is moved by hand.
+
+    Returns when the last reply came, and the most tasks that were in flight at once. The worker answers each task when
+    it is done.
+    """
+    shape = rig.tasks.shape(ONE_CPU)
+    now_s, free_s, most = 0.0, 0.0, 0
+    worker, first = rig.worker_with(shape, count)
+    coming: list[tuple[float, int]] = []
+
+    def send(calls: list[int]) -> None:
+        nonlocal free_s
+        for call in calls:
+            free_s = max(free_s, now_s + latency_s / 2) + task_s
+            coming.append((free_s + latency_s / 2, call))
+
+    send(first)
+    while coming:
+        now_s, call = coming.pop(0)
+        duration_s = worker.share_s(now_s, 1, latency_s)
+        was_lone = not worker.in_flight
+        send([record.call for record in rig.tasks.completed(worker, call, duration_s)])
+        most = max(most, len(worker.in_flight))
+        if was_lone:
+            worker.busy_since_s = now_s
+    return now_s, most
+
+
+def test_a_line_with_latency_is_filled_with_quick_tasks(rig: Rig) -> None:
+    end_s, most = run_over_a_line(rig, latency_s=0.005, task_s=0.0001, count=2000)
+    assert end_s < 2 * 2000 * 0.0001
+    assert most > 0.005 / 0.0001
+
+
+def test_slow_tasks_are_not_queued_behind_each_other_over_a_line_with_latency(rig: Rig) -> None:
+    _, most = run_over_a_line(rig, latency_s=0.005, task_s=0.002, count=50)
+    assert most == 1
+
+
 def test_one_slow_reply_ends_the_depth_at_once(rig: Rig) -> None:
     shape = rig.tasks.shape(ONE_CPU)
     shape.set_depth(MAX_DEPTH)

@@ -3,8 +3,9 @@
 **Depth by duration.** A worker is kept busy by sending it a task before the last one is answered, and a task that
 was sent early cannot run anywhere else (before it is handed back). So no more is in flight to a worker than
 ``WORK_IN_FLIGHT_S`` of work: that is about one time slice of the kernel, which a submitter that shares its cores
-with its workers loses now and then, and is many times a round trip. Tasks of ``SLOW_S`` or more are not queued
-behind each other at all. A refill is made when half of the depth is used up, so that one frame carries many tasks.
+with its workers loses now and then, and is many times a round trip on one machine. The round trip of a network comes
+on top. Tasks of ``SLOW_S`` or more are not queued behind each other at all. A refill is made when half of the depth is
+used up, so that one frame carries many tasks.
 
 ``MAX_DEPTH`` on paper: at 15 us a task, the fastest seen end to end, 4 ms are 256 tasks; 64 would be 1 ms, less
 than a time slice. 256 tasks of 100 bytes are also just under the 32 KB at which a frame leaves by itself.
@@ -106,12 +107,14 @@ class LeasedWorker(Generic[R]):
         self.idle_since_s = 0.0
         self.busy_since_s = 0.0
 
-    def share_s(self, now_s: float, replies: int) -> float:
+    def share_s(self, now_s: float, replies: int, latency_s: float = 0.0) -> float:
         """The seconds that each of *replies* tasks took that came in one frame at *now_s*, for ``completed``.
 
-        The client sets ``busy_since_s`` when it sends to this worker with nothing in flight.
+        The client sets ``busy_since_s`` when it sends to this worker with nothing in flight. *latency_s* is what a
+        round trip to the worker takes on the network: it is no work. So as much more is in flight as the worker does in
+        that time, which is what keeps it busy.
         """
-        duration_s = (now_s - self.busy_since_s) / replies
+        duration_s = max(0.0, now_s - self.busy_since_s - latency_s) / replies
         self.busy_since_s = now_s
         return duration_s
 

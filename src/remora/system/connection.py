@@ -54,6 +54,9 @@ class Connection:
         "unsent_bytes",
     )
 
+    latency_s = 0.0
+    """What a round trip takes on the network: none, between processes of one machine."""
+
     def __init__(
         self,
         sock: socket.socket,

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from remora.system.network.sockets import ListenError, is_any_address, listen_tcp
+from remora.system.network.sockets import ListenError, is_any_address, listen_tcp, round_trip_s
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -29,3 +29,16 @@ def test_a_name_that_is_none_is_named() -> None:
 @pytest.mark.parametrize(("host", "is_any"), [("0.0.0.0", True), ("::", True), ("10.0.0.1", False), ("name", False)])
 def test_an_address_to_listen_at_may_be_one_that_nobody_can_connect_to(host: str, is_any: bool) -> None:
     assert is_any_address(host) == is_any
+
+
+def test_the_round_trip_of_a_connection_is_known_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as opener:
+        accepted, _ = server.accept()
+        with accepted:
+            assert 0 < round_trip_s(opener) < 1
+
+
+def test_what_is_no_tcp_connection_has_no_round_trip() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert round_trip_s(one) == 0

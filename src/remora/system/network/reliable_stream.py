@@ -68,6 +68,7 @@ class Stream:
         "_write_lock",
         "address",
         "closed",
+        "latency_s",
         "on_closed",
         "on_messages",
         "outgoing",
@@ -101,6 +102,8 @@ class Stream:
         self.peer = peer
         self.outgoing: list[Any] = []
         self.closed = False
+        self.latency_s = 0.0
+        """What a round trip takes on the network, as known when the connection was made."""
         self._link: StreamLink | None = None
         self._write_lock = threading.Lock()
         self._kept: deque[bytearray] = deque()
@@ -182,6 +185,7 @@ class Stream:
             link._on_closed = self._on_link_closed
             link.peer = self
             self._link = link
+            self.latency_s = link.transport.round_trip_s()
             for frame in self._kept:
                 link.write(frame)
         self.flush()

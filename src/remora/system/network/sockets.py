@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
 
 from remora.base.network_address import join_address
 from remora.base.remora_error import RemoraError
@@ -16,6 +17,12 @@ KEEPALIVE_PROBES = 4
 SILENCE_TIMEOUT_S = 6.0
 """A peer whose machine answers nothing for so long has a broken connection."""
 LISTEN_BACKLOG = 4096
+
+_TCP_INFO_BYTES = 152
+_MINIMUM_ROUND_TRIP = struct.Struct("=I")
+_MINIMUM_ROUND_TRIP_AT = 148
+"""Of ``tcpi_min_rtt`` in ``struct tcp_info``, which only ever grows at its end."""
+_UNKNOWN = 0xFFFFFFFF
 
 SocketAddress = tuple[socket.AddressFamily, tuple[str, int]]
 
@@ -32,6 +39,18 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_TIMEOUT_S * 1000))
+
+
+def round_trip_s(sock: socket.socket) -> float:
+    """The shortest round trip that the kernel has seen on a connection, beginning with its first packet; 0: unknown."""
+    try:
+        information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:  # it is no TCP socket, or broken
+        return 0.0
+    if len(information) < _TCP_INFO_BYTES:
+        return 0.0
+    shortest_us: int = _MINIMUM_ROUND_TRIP.unpack_from(information, _MINIMUM_ROUND_TRIP_AT)[0]
+    return 0.0 if shortest_us == _UNKNOWN else shortest_us / 1e6
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ import threading
 from typing import Any, cast
 
 from remora.base.credentials import ClusterCredentials
+from remora.system.network.sockets import round_trip_s
 from remora.system.network.transports import set_reset_on_close
 
 WRITE_LIMIT_BYTES = 256 * 1024
@@ -161,6 +162,10 @@ class TlsTransport:
     def pending(self) -> int:
         """Whether there is more to decrypt, of which the descriptor does not tell."""
         return self._decrypts_more
+
+    def round_trip_s(self) -> float:
+        """What a packet and its acknowledgement took at least so far."""
+        return round_trip_s(self._socket)
 
     def close(self) -> None:
         """Close the socket."""

@@ -12,6 +12,8 @@ import socket
 import struct
 from typing import Any, Protocol
 
+from remora.system.network.sockets import round_trip_s
+
 _LINGER_NO_TIME = struct.pack("ii", 1, 0)
 
 
@@ -32,6 +34,7 @@ class Transport(Protocol):
     def send(self, data: Any) -> int: ...
     def recv_into(self, view: memoryview) -> int: ...
     def pending(self) -> int: ...
+    def round_trip_s(self) -> float: ...
     def close(self) -> None: ...
     def reset_on_close(self) -> None: ...
     def abandon_in_child(self) -> None: ...
@@ -85,6 +88,10 @@ class ClearTransport:
     def pending(self) -> int:
         """How many bytes are here that no descriptor tells of."""
         return 0
+
+    def round_trip_s(self) -> float:
+        """What a packet and its acknowledgement took at least so far."""
+        return round_trip_s(self._socket)
 
     def close(self) -> None:
         """Close the socket."""
