@@ -144,9 +144,13 @@ class ServedConnection:
                 sock.close()
         except StreamEnded:
             pass
-        except (OSError, msgspec.DecodeError, ValueError) as error:
+        except (OSError, ValueError) as error:  # also what cannot be decoded
             if not self._is_closing:
                 print(f"{self!r} broke: {error}", flush=True)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         held = {id(one): one for one in (*self._held.values(), *self._unread) if one is not None}
         self._lookup.reader_done([one.found.offset for one in held.values()])
         self._lookup.connection_ended(self)
@@ -177,7 +181,7 @@ class ServedConnection:
             elif isinstance(message, DataHello):
                 self.reader = message.node
             else:
-                raise ValueError(f"{message!r} is nothing that a reader says")
+                raise ValueError(f"{type(message).__name__} is nothing that a reader says")
 
     # ------------------------------------------------------------------ which objects, and for how long
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 from remora.base.ids import ObjectId
@@ -12,7 +13,14 @@ from remora.messages.objects import Location
 from remora.processes.daemon.transfer_arrivals import Arrivals, ObjectKey
 from remora.processes.daemon.transfer_server import Found, ServedConnection
 from remora.system.loop_calls import LoopCalls
-from remora.system.transfer_io import ArenaWindow
+from remora.system.network.half_open import HalfOpenConnections
+from remora.system.network.refusal_log import RefusalLog
+from remora.system.network.sockets import peer_host
+from remora.system.transfer_io import ArenaWindow, StreamEnded, end_connection
+
+MAX_UNPROVED = 256
+"""Connections whose openers have not proved themselves: each has a thread."""
+PROOF_TIMEOUT_S = 5.0
 
 Locate = Callable[[ObjectId, bytes], Location | None]
 
@@ -20,9 +28,13 @@ Locate = Callable[[ObjectId, bytes], Location | None]
 class Serving:
     """All connections of readers. Its threads call :meth:`find`, :meth:`reader_done` and :meth:`connection_ended`."""
 
-    def __init__(self, calls: LoopCalls, arrivals: Arrivals, locate: Locate) -> None:
+    def __init__(
+        self, calls: LoopCalls, arrivals: Arrivals, locate: Locate, unproved: HalfOpenConnections, log: RefusalLog
+    ) -> None:
         self.blocks = ServedBlocks()
         self.connections: set[ServedConnection] = set()
+        self._unproved = unproved
+        self._log = log
         self._calls = calls
         self._arrivals = arrivals
         self._locate = locate
@@ -36,9 +48,37 @@ class Serving:
         """To all readers since the start."""
         return self._sent_bytes + sum(connection.sent_bytes for connection in self.connections)
 
-    def accept(self, accept: Callable[[], socket.socket], window: ArenaWindow) -> None:
-        """Serve one more reader, in a thread that begins with *accept*."""
+    def accept(self, sock: socket.socket, prove: Callable[[], socket.socket], window: ArenaWindow) -> None:
+        """Serve one more reader, in a thread that begins with *prove*, which makes of *sock* one that is to be used."""
+        host = peer_host(sock)
+        try:
+            handle = sock.dup()  # TLS takes the socket itself away
+        except OSError as error:
+            self._log.note(host, f"this node could not serve it: {error.strerror}")
+            sock.close()
+            return
+        number = self._unproved.add(host, lambda too_many: end_connection(handle))
+        accept = partial(self._prove, prove, partial(self._on_proved, number, handle), host)
         self.connections.add(ServedConnection(accept, window, self._arrivals, self))
+
+    def end_unproved(self) -> None:
+        """End those whose openers have not proved themselves."""
+        self._unproved.end_all()
+
+    def _prove(self, prove: Callable[[], socket.socket], on_proved: Callable[[], None], host: str) -> socket.socket:
+        """In a connection's thread."""
+        try:
+            return prove()
+        except OSError as error:
+            kind = f"its handshake for reading objects failed ({type(error).__name__})"
+            self._calls.post(self._log.note, host, kind)
+            raise StreamEnded(kind) from error
+        finally:
+            self._calls.post(on_proved)
+
+    def _on_proved(self, number: int, handle: socket.socket) -> None:
+        self._unproved.remove(number)
+        handle.close()
 
     def node_dead(self, node: bytes) -> None:
         """The node reads nothing any more."""

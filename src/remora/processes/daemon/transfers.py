@@ -38,15 +38,16 @@ from remora.messages.transfer import WantedChunk
 from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
 from remora.processes.daemon.transfer_client import ChunkToRead, Pages, SourceStream
 from remora.processes.daemon.transfer_memory import TransferMemory
-from remora.processes.daemon.transfer_serving import Serving
+from remora.processes.daemon.transfer_serving import MAX_UNPROVED, PROOF_TIMEOUT_S, Serving
 from remora.system.loop_calls import LoopCalls
+from remora.system.network.half_open import HalfOpenConnections
+from remora.system.network.refusal_log import RefusalLog
 from remora.system.reactor import Reactor
 from remora.system.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from remora.system.network.preface import Preface
 
-ACCEPT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 0.5
 
 
@@ -110,6 +111,7 @@ class Transfers:
         node: this node.
         host: the daemon.
         limit_bytes: the bound on bytes of objects that are being brought in.
+        log: takes note of those who are turned away.
         open_socket, accept_socket: as ``open_data_socket`` and ``accept_data_socket`` in :mod:`remora.system.network`.
 
     Example:
@@ -127,6 +129,7 @@ class Transfers:
         host: TransferHost,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         *,
+        log: RefusalLog | None = None,
         open_socket: Callable[..., socket.socket] | None = None,
         accept_socket: Callable[..., socket.socket] | None = None,
         clock: Callable[[], float] = monotonic,
@@ -140,7 +143,8 @@ class Transfers:
         self._calls = LoopCalls(reactor, self._carry_out)
         self.pulls = PullManager(limit_bytes)
         self._arrivals = Arrivals()
-        self.serving = Serving(self._calls, self._arrivals, host.locate)
+        unproved = HalfOpenConnections(reactor, MAX_UNPROVED, PROOF_TIMEOUT_S)
+        self.serving = Serving(self._calls, self._arrivals, host.locate, unproved, log or RefusalLog())
         self._arena = TransferMemory(memory)
         self._coming: dict[int, _Coming] = {}
         self._streams: dict[tuple[NodeId, int], SourceStream] = {}
@@ -211,8 +215,8 @@ class Transfers:
 
     def accept(self, sock: socket.socket, preface: Preface) -> None:
         """Serve a reader, whose connection was accepted and whose preface was read, in a thread."""
-        accept = partial(self._accept_socket, sock, preface, self._credentials, ACCEPT_TIMEOUT_S)
-        self.serving.accept(accept, self._arena.window)
+        prove = partial(self._accept_socket, sock, preface, self._credentials, PROOF_TIMEOUT_S)
+        self.serving.accept(sock, prove, self._arena.window)
 
     def is_serving(self, offset: int) -> bool:
         """Whether some node reads the block that starts there."""
@@ -254,6 +258,7 @@ class Transfers:
         self._is_closed = True
         for stream in self._streams.values():
             stream.close("this node ends")
+        self.serving.end_unproved()
         for connection in self.serving.connections:
             connection.close(will_be_answered=False)
         threads = [stream.thread for stream in self._streams.values()]
