@@ -31,7 +31,7 @@ from remora.messages.leases import (
     ReturnLease,
 )
 from remora.messages.links import FromProcess, LeaseRejected, ProcessGone, StartJob
-from remora.messages.placement_groups import PlacementGroups
+from remora.messages.placement_groups import PlacementGroups, ReturnBundles
 from remora.messages.session import SessionEnded, WorkerOutput
 from remora.processes.daemon.cluster_actors import ClusterActorService
 from remora.processes.daemon.connected import ConnectedProcesses
@@ -342,6 +342,8 @@ class ClusterService:
             self.daemon.inspection.on_head_message(message, monotonic())
         else:
             self.daemon.groups.on_manager_message(message, monotonic())
+            if isinstance(message, ReturnBundles):
+                self.head.hasten_load()
 
     def on_place_actor(self, message: h.PlaceActor) -> None:
         """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""

@@ -229,6 +229,10 @@ class HeadLink:
             self._load = m.NodeLoad(dict(total), dict(available), queue_length, list(demand or []))
             self._is_load_due = True
 
+    def hasten_load(self) -> None:
+        """What the node is about to have is what the head waits for: the next load leaves at once."""
+        self._load_told_s = -LOAD_INTERVAL_S
+
     def flush(self) -> None:
         """Write everything; to be called once in every turn of the loop, and at least every second."""
         if self._heartbeats is not None:
