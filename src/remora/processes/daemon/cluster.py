@@ -136,7 +136,13 @@ class ClusterService:
         remote = RemoteObjects(self.node, objects.directory, objects.arena, objects.carry_out, self.address_of)
         limit_bytes = min(DEFAULT_LIMIT_BYTES, daemon.store_limit_bytes // 4)
         self.transfers = remote.transfers = Transfers(
-            self._reactor, objects.memory, self.credentials, self.node, remote, limit_bytes
+            self._reactor,
+            objects.memory,
+            self.credentials,
+            self.node,
+            remote,
+            limit_bytes,
+            log=self._doorkeeper.log,
         )
         daemon.processes.send_elsewhere = self._send_elsewhere
         daemon.processes.node_address = self.address
