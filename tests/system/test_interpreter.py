@@ -33,6 +33,7 @@ def main():
         "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "executable": sys.executable,
         "prefix": sys.prefix,
+        "variables": sorted(name for name in os.environ if name.startswith("REMORA_")),
     }).encode())
     print("to the log")
     sys.exit(7)
@@ -81,6 +82,15 @@ def test_the_hash_seed_decides_the_hashes(tmp_path: Path, monkeypatch: pytest.Mo
     first, same, other = (spawn(tmp_path, monkeypatch, seed)["hash"] for seed in (5, 5, 6))
     assert first == same
     assert first != other
+
+
+def test_a_join_string_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMORA_JOIN", "remora://10.0.0.1:7000/1/tls/fingerprint/secret")
+    monkeypatch.setenv("REMORA_ADDRESS", " remora://10.0.0.1:7000/1/tls/fingerprint/secret")
+    monkeypatch.setenv("REMORA_OTHER", "auto")
+    variables = spawn(tmp_path, monkeypatch)["variables"]
+    assert "REMORA_OTHER" in variables
+    assert not {"REMORA_JOIN", "REMORA_ADDRESS"} & set(variables)
 
 
 def test_a_module_in_the_working_directory_does_not_shadow_ours(

@@ -6,6 +6,7 @@ import msgspec
 
 SECRET_SIZE_BYTES = 32
 FINGERPRINT_SIZE_BYTES = 32
+JOIN_STRING_SCHEME = "remora://"
 
 
 class ClusterCredentials(msgspec.Struct, frozen=True, array_like=True):

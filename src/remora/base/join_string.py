@@ -11,11 +11,15 @@ import base64
 import binascii
 from typing import Self
 
-from remora.base.credentials import FINGERPRINT_SIZE_BYTES, SECRET_SIZE_BYTES, ClusterCredentials
+from remora.base.credentials import (
+    FINGERPRINT_SIZE_BYTES,
+    JOIN_STRING_SCHEME,
+    SECRET_SIZE_BYTES,
+    ClusterCredentials,
+)
 from remora.base.network_address import join_address, split_address
 from remora.base.protocol_version import PROTOCOL_VERSION
 
-SCHEME = "remora://"
 _MODES = {"tls": True, "clear": False}
 _FIELDS = "address/protocol/tls or clear/fingerprint/secret"
 
@@ -51,7 +55,7 @@ class JoinString:
             _to_text(credentials.fingerprint),
             _to_text(credentials.secret),
         )
-        return SCHEME + "/".join(fields)
+        return JOIN_STRING_SCHEME + "/".join(fields)
 
     def __repr__(self) -> str:
         return f"<JoinString of {self.address}, not shown because it has the secret>"
@@ -66,13 +70,13 @@ class JoinString:
         line = text.strip()
         if not line:
             raise ValueError("the join string is empty: copy the line that `remora start --head` printed")
-        if not line.startswith(SCHEME):
+        if not line.startswith(JOIN_STRING_SCHEME):
             raise ValueError(
-                f"the join string does not start with {SCHEME}: copy the whole line that `remora start --head` printed"
+                f"the join string does not start with {JOIN_STRING_SCHEME}: copy the whole line that `remora start --head` printed"
             )
         if len(line.split()) > 1:
             raise ValueError("the join string has white space in it: it must be one line, copied whole")
-        fields = line.removeprefix(SCHEME).split("/")
+        fields = line.removeprefix(JOIN_STRING_SCHEME).split("/")
         if len(fields) > 1:
             _check_protocol(fields[1])
         if len(fields) != 5:

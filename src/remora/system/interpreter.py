@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
+from remora.base.credentials import JOIN_STRING_SCHEME
+
 CONFIGURATION_DESCRIPTOR = 3
 FIRST_DESCRIPTOR = 4
 """The descriptors given to :func:`spawn_interpreter` have this number and the following ones in the child."""
@@ -116,6 +118,8 @@ def _environment(hash_seed: int) -> dict[str, str]:
     if sys.flags.ignore_environment:
         environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     environment.pop("PYTHONINSPECT", None)
+    # A join string is for the one who starts a node, not for user code in workers and all that it starts.
+    environment = {name: value for name, value in environment.items() if not value.strip().startswith(JOIN_STRING_SCHEME)}
     environment["PYTHONHASHSEED"] = str(hash_seed)
     return environment
 
