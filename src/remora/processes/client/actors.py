@@ -211,6 +211,7 @@ class ActorClient:
         record: ActorRecord = peer.calls
         in_flight = record.calls.in_flight
         completed = record.calls.completed
+        wanted_here = self._client.values.wanted_here
         waited_for: list[ObjectRef[Any]] = []
         with self._lock:
             for message in replies:
@@ -228,6 +229,8 @@ class ActorClient:
                             waited_for.append(ref)
                         if ref.published:
                             self._refs.resolve(ref)
+                        if wanted_here:
+                            wanted_here.discard(ref.id)
                     if pending.references:
                         self._refs.reply_arrived(peer.process, call, (), True, ())
                     more = completed(call)

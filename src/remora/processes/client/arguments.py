@@ -100,6 +100,8 @@ class Arguments:
         self._client.values.request([ref for ref in pending if ref.state == BORROWED], TO_KNOW)
         for ref in pending:
             subscribe(ref, resolved)
+            if not is_unknown(ref):  # it came to be on another node before it was subscribed to
+                resolved(ref)
 
     def pass_pending(self, record: PendingCall) -> None:
         """Put what is known of the top-level refs into the message; whoever runs it awaits the others."""

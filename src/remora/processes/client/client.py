@@ -113,8 +113,6 @@ class Client:
         self.on_output: Callable[[WorkerOutput], None] = lambda message: None
         self.running_calls: Callable[[], tuple[list[tuple[str, bytes]], int]] = lambda: ([], 0)
         """The names of the calls that run here, and how many wait here; a worker has some."""
-        self.received_ids: Callable[[], set[bytes]] = set
-        """The ids that travel in calls which run or wait here."""
         self.periodic: list[Callable[[float], float]] = []
         """Looked at whenever a leader is about to wait; each returns in how many seconds it wants to look again."""
         self.on_block: Callable[[], None] | None = None

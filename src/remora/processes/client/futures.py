@@ -8,7 +8,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from remora.base.object_ref import BORROWED, FIRST_FINISHED, ObjectRef
-from remora.processes.client.leadership import subscribe
+from remora.processes.client.leadership import subscribe, unsubscribe
+from remora.processes.client.values import CopyLeft
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +40,9 @@ class Futures:
                 return
             try:
                 value = self._client.values.load(ref)
+            except CopyLeft:
+                unfinished.append(future)
+                self._when_finished(ref, finish)
             except BaseException as error:  # noqa: BLE001 - any exception of the user's is the future's result
                 future.set_exception(error)
             else:
@@ -49,32 +53,43 @@ class Futures:
 
     def wait_async(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """``await ref``: the loop goes on meanwhile."""
-        if ref.state < FIRST_FINISHED:
-            import asyncio
+        while True:
+            if ref.state < FIRST_FINISHED:
+                yield from self._awaiter(ref)
+            try:
+                return self._client.values.load(ref)
+            except CopyLeft:
+                continue
 
-            loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[None] = loop.create_future()
+    def _awaiter(self, ref: ObjectRef[Any]) -> asyncio.Future[None]:
+        import asyncio
 
-            def wake(_: ObjectRef[Any]) -> None:
-                try:
-                    loop.call_soon_threadsafe(_set_done, waiter)
-                except RuntimeError:  # the loop was closed before the value came: nobody awaits it any more
-                    return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
 
-            self._when_finished(ref, wake)
-            yield from waiter
-        return self._client.values.load(ref)
+        def wake(_: ObjectRef[Any]) -> None:
+            try:
+                loop.call_soon_threadsafe(_set_done, waiter)
+            except RuntimeError:  # the loop was closed before the value came: nobody awaits it any more
+                return
+
+        self._when_finished(ref, wake)
+        return waiter
 
     def _when_finished(self, ref: ObjectRef[Any], callback: Any) -> None:
         def here(ref: ObjectRef[Any]) -> None:
-            if ref.state == BORROWED:  # its task has ended on another node: only now there is something to fetch
-                self._client.values.request([ref])
-            else:
+            if ref.state != BORROWED:
                 callback(ref)
+                return
+            # Its task has ended on another node, so only now there is something to fetch, or its copy has left again.
+            unsubscribe(ref, here)
+            subscribe(ref, here)
+            self._client.values.request([ref])
 
+        subscribe(ref, here if self._client.is_in_cluster else callback)
+        # After that: while it was pending nobody would have told of it.
         if ref.state == BORROWED:
             self._client.values.request([ref])
-        subscribe(ref, here if self._client.is_in_cluster else callback)
         self._client.leadership.expect_replies()
 
     def reduce_outside(self, ref: ObjectRef[Any]) -> tuple[Any, ...]:

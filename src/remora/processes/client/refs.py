@@ -187,10 +187,6 @@ class Refs:
         self.machine.reply_received(worker, call, ids, closed, appeared, remote_copies)
         self.carry_out()
 
-    def ids_in_calls(self) -> set[bytes]:
-        """The refs that travel in calls which are not closed yet."""
-        return {ref.id for kept in self._kept.values() for ref in kept}
-
     def when_let_go(self, worker: ProcessId, call: int, function: Callable[[], None]) -> None:
         """Call *function* when the call is settled and closed. To be asked before its reply is told."""
         self._when_let_go[worker, call] = function

@@ -204,6 +204,7 @@ class TaskClient:
         worker: Worker = peer.calls
         in_flight = worker.in_flight
         completed = self._submission.completed
+        wanted_here = self._client.values.wanted_here
         waited_for: list[ObjectRef[Any]] = []
         with self._lock:
             duration_s = worker.share_s(monotonic(), len(messages), peer.connection.latency_s)
@@ -222,6 +223,8 @@ class TaskClient:
                             waited_for.append(ref)
                         if ref.published:
                             self._refs.resolve(ref)
+                        if wanted_here:
+                            wanted_here.discard(ref.id)
                     if record.references:
                         self._refs.reply_arrived(peer.process, call, (), True, ())
                     more = completed(worker, call, duration_s)

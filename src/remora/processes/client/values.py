@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from struct import Struct
 from time import monotonic
@@ -44,6 +45,10 @@ IMMEDIATE_CLASSES = frozenset({int, float, bool, type(None), complex})
 SIZED_IMMEDIATE_CLASSES = frozenset({str, bytes})
 
 
+class CopyLeft(Exception):
+    """The copy of a value that was here had to make room for others."""
+
+
 class FilledReturns:
     """What :meth:`Values.fill_returns` did."""
 
@@ -69,8 +74,10 @@ class Values:
         self._next_call: count[int] = client.next_call
         self._asked: dict[bytes, int] = {}
         """Ids whose values were asked for, and for which purpose."""
-        self._wanted_here: set[bytes] = set()
+        self.wanted_here: set[bytes] = set()
         """Pending ids whose values somebody waits for: when they come to be on another node, they are fetched."""
+        self._in_use: dict[bytes, int] = {}
+        """Ids whose copies may not leave this node, by how many threads are about to read them."""
         self.inline_budget = InlineBudget()
 
     # ------------------------------------------------------------------ making
@@ -152,12 +159,16 @@ class Values:
         state = ref.state
         if state == IMMEDIATE:
             return ref.data
+        if self._client.is_in_cluster:
+            return self._read_in_turn([ref], timeout_s, copy)[0]
         if state < FIRST_FINISHED:
             self._await([ref], timeout_s)
         return self.load(ref, copy)
 
     def get_many(self, refs: list[ObjectRef[Any]], timeout_s: float | None, copy: bool = False) -> list[Any]:
         """See :meth:`remora.base.runtime.Runtime.get_many`."""
+        if self._client.is_in_cluster:
+            return self._read_in_turn(refs, timeout_s, copy)
         for ref in refs:
             if ref.state < FIRST_FINISHED:
                 self._await(refs, timeout_s)
@@ -166,7 +177,11 @@ class Values:
         return [ref.data if ref.state == IMMEDIATE else load(ref, copy) for ref in refs]
 
     def load(self, ref: ObjectRef[Any], copy: bool = False) -> Any:
-        """The value of a finished ref, or its error raised."""
+        """The value of a finished ref, or its error raised.
+
+        Raises:
+            CopyLeft: it is on another node again. Never of what is in use (:meth:`using`).
+        """
         state = ref.state
         if state == IMMEDIATE:
             return ref.data
@@ -179,20 +194,11 @@ class Values:
         if state == INLINE:
             data = ref.data
         else:
-            data = self.view(ref)
-        return deserialize(data, resolve, object_id=ref.id, writable=copy)
-
-    def view(self, ref: ObjectRef[Any]) -> memoryview:
-        """The bytes of a stored value, which stay where they are as long as the view lives.
-
-        Raises:
-            RemoraError: it was a copy that has left this node meanwhile, and cannot come again.
-        """
-        while True:
             with self._client.lock:  # under which a copy is let go of
-                if ref.state == STORED:
-                    return self._client.arena.view(ref.data, ref)
-            self.fetch(ref)
+                if ref.state != STORED:
+                    raise CopyLeft
+                data = self._client.arena.view(ref.data, ref)
+        return deserialize(data, resolve, object_id=ref.id, writable=copy)
 
     def _await(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Until all are finished, or one of them, in their order, has failed."""
@@ -207,6 +213,45 @@ class Values:
             if not wait_until(lambda ref=ref: ref.state >= FIRST_FINISHED, deadline_s, ref):  # type: ignore[misc]
                 raise self._timeout_error(refs, ref, timeout_s)
 
+    def _read_in_turn(self, refs: list[ObjectRef[Any]], timeout_s: float | None, copy: bool) -> list[Any]:
+        """Await and load one after the other. All are on their way at once, but each may leave until its turn comes:
+        together they may be more than the store of this node holds.
+        """
+        if any(ref.state < FIRST_FINISHED for ref in refs):
+            self._want_here(refs)
+        deadline_s = None if timeout_s is None else monotonic() + timeout_s
+        wait_until = self._client.wait_until
+        values = []
+        for ref in refs:
+            if ref.state == PENDING and not wait_until(lambda ref=ref: ref.state != PENDING, deadline_s, ref):  # type: ignore[misc]
+                raise self._timeout_error(refs, ref, timeout_s)
+            state = ref.state
+            if state == IMMEDIATE:
+                values.append(ref.data)
+            elif state != BORROWED and state != STORED:
+                values.append(self.load(ref, copy))
+            else:
+                with self.using(ref):
+                    self.request([ref] if ref.state == BORROWED else ())
+                    if not wait_until(lambda ref=ref: ref.state >= FIRST_FINISHED, deadline_s, ref):  # type: ignore[misc]
+                        raise self._timeout_error(refs, ref, timeout_s)
+                    values.append(self.load(ref, copy))
+        return values
+
+    @contextmanager
+    def using(self, ref: ObjectRef[Any]) -> Iterator[None]:
+        """What is here, or comes here, of the value of *ref* stays meanwhile."""
+        in_use, lock = self._in_use, self._client.lock
+        with lock:
+            in_use[ref.id] = in_use.get(ref.id, 0) + 1
+        try:
+            yield
+        finally:
+            with lock:
+                in_use[ref.id] -= 1
+                if not in_use[ref.id]:
+                    del in_use[ref.id]
+
     def _want_here(self, refs: Iterable[ObjectRef[Any]]) -> None:
         """The values of these are to come to this node: now, or as soon as they are made on another one."""
         borrowed = [ref for ref in refs if ref.state == BORROWED]
@@ -214,21 +259,26 @@ class Values:
             self.request(borrowed)
         if self._client.is_in_cluster:
             with self._client.lock:
-                self._wanted_here.update(ref.id for ref in refs if ref.state == PENDING)
+                self.wanted_here.update(ref.id for ref in refs if ref.state == PENDING)
                 borrowed = [ref for ref in refs if ref.state == BORROWED]
             self.request(borrowed)  # those that came to be on another node meanwhile
 
-    def fetch(self, ref: ObjectRef[Any]) -> None:
-        """Have the value of *ref*, which is on another node, come to this one for a task that waits for it.
+    def view(self, ref: ObjectRef[Any]) -> memoryview:
+        """The stored value of *ref*, an argument of a task; it is fetched if it is on another node.
+
+        It stays where it is as long as the view lives.
 
         Raises:
             RemoraError: it is lost.
         """
-        self.request([ref], AS_ARGUMENT)
-        self._client.wait_until(lambda: ref.state >= FIRST_FINISHED or self._client.ended, None, ref)
-        self._client.check_alive()
-        if ref.state == FAILED:
-            raise deserialize_error(ref.data)
+        with self.using(ref):
+            if ref.state < FIRST_FINISHED:
+                self.request([ref], AS_ARGUMENT)
+                self._client.wait_until(lambda: ref.state >= FIRST_FINISHED or self._client.ended, None, ref)
+                self._client.check_alive()
+            if ref.state == FAILED:
+                raise deserialize_error(ref.data)
+            return self._client.arena.view(ref.data, ref)
 
     def _timeout_error(
         self, refs: list[ObjectRef[Any]], first: ObjectRef[Any], timeout_s: float | None
@@ -254,15 +304,17 @@ class Values:
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """See :meth:`remora.base.runtime.Runtime.wait`."""
-        split = split_ready(refs, num_returns)
-        if len(split[0]) == num_returns:
-            return split
+        found = split_ready(refs, num_returns)
+        if len(found[0]) == num_returns:
+            return found
         missing = [ref for ref in refs if ref.state < FIRST_FINISHED]
         if fetch_local:
             self._want_here(missing)
         else:
             self.request([ref for ref in missing if ref.state == BORROWED and ref.data is None], TO_KNOW)
-        is_missing = is_unfinished if fetch_local else is_unknown
+        is_missing: Callable[[ObjectRef[Any]], bool] = is_unknown
+        if fetch_local:
+            is_missing = has_not_come if self._client.is_in_cluster else is_unfinished
         allowed = len(refs) - num_returns
 
         def enough() -> bool:
@@ -271,7 +323,7 @@ class Values:
             return len(missing) <= allowed
 
         self._client.wait_until(enough, None if timeout_s is None else monotonic() + timeout_s)
-        return split_ready(refs, num_returns) if fetch_local else split_known(refs, num_returns)
+        return split(refs, num_returns, is_missing)
 
     # ------------------------------------------------------------------ filling
 
@@ -316,9 +368,9 @@ class Values:
             self._client.refs.resolve(ref, writer if location is not None else None)
         elif location is not None:
             self._client.refs.publish(ref, writer)
-        if self._wanted_here:
-            is_wanted = ref.id in self._wanted_here
-            self._wanted_here.discard(ref.id)
+        if self.wanted_here:
+            is_wanted = ref.id in self.wanted_here
+            self.wanted_here.discard(ref.id)
             if is_wanted and ref.state == BORROWED:
                 self.request([ref])
 
@@ -379,11 +431,11 @@ class Values:
     def release_copies(self, ids: Iterable[bytes]) -> list[bytes]:
         """The node needs space: those of *ids*, copies of values on other nodes, that are not in use here.
 
-        Their refs are borrowed again; what a call that is under way may read stays. Wants the lock.
+        Their refs are borrowed again. Calls do not matter: nobody was told in one of such a place. Wants the lock.
         """
         client = self._client
         used: set[bytes] = {pin.kept.id for pin in client.arena.pins() if type(pin.kept) is ObjectRef}
-        used.update(client.refs.ids_in_calls(), client.received_ids())
+        used.update(self._in_use)
         released = []
         for object_id in ids:
             if object_id in used:
@@ -414,9 +466,11 @@ def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[Obje
     return ready, not_ready
 
 
-def split_known(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-    """The same, for refs that have a value on whichever node."""
-    ready = [ref for ref in refs if not is_unknown(ref)][:num_returns]
+def split(
+    refs: list[ObjectRef[Any]], num_returns: int, is_missing: Callable[[ObjectRef[Any]], bool]
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """The same, with another meaning of finished."""
+    ready = [ref for ref in refs if not is_missing(ref)][:num_returns]
     chosen = set(map(id, ready))
     return ready, [ref for ref in refs if id(ref) not in chosen]
 
@@ -424,6 +478,13 @@ def split_known(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[Obje
 def is_unfinished(ref: ObjectRef[Any]) -> bool:
     """Whether the ref has no value on this node."""
     return ref.state < FIRST_FINISHED
+
+
+def has_not_come(ref: ObjectRef[Any]) -> bool:
+    """The same, but one whose copy was here and had to leave has come: else a store that is too small for all that is
+    waited for would make the wait endless.
+    """
+    return ref.state < FIRST_FINISHED and (ref.state == PENDING or ref.data is None or ref.data.node != ELSEWHERE)
 
 
 def is_unknown(ref: ObjectRef[Any]) -> bool:

@@ -182,14 +182,11 @@ class CallRunner:
         """The stored value, pinned by a ref of its own: an array that the code keeps stays valid after the call."""
         with self._client.lock:
             (ref,) = self._client.refs.adopt([argument.id])
-        location = location_of(argument.value)
-        if ref.state == BORROWED:
-            ref.contents = tuple(argument.value.contents)
-            ref.data = location
-            if location.node == self._client.node:
+            location = location_of(argument.value)
+            if ref.state == BORROWED and location.node == self._client.node:
+                ref.contents = tuple(argument.value.contents)
+                ref.data = location
                 ref.state = STORED
-            else:
-                self._client.values.fetch(ref)
         return self._client.values.view(ref)
 
     # ------------------------------------------------------------------ out

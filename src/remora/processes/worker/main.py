@@ -85,7 +85,6 @@ class Worker:
         client.on_block = self._on_block
         client.on_unblock = self._on_unblock
         client.running_calls = self._running_calls
-        client.received_ids = self._received_ids
         self.runner = CallRunner(client, welcome.slot)
         self.executor: Any = SerialExecutor(client, self.runner, hands_back=True)
         self.job = ProcessId(welcome.job)
@@ -304,10 +303,6 @@ class Worker:
             for submitter, task in running
         ]
         return names, waiting
-
-    def _received_ids(self) -> set[bytes]:
-        calls = [*self.executor.calls()[0], *self.executor.waiting_calls()]
-        return {object_id for _, task in calls for object_id in listed_ids(task)}
 
     def _report_idle(self, now_s: float) -> float:
         """The holder of the lease is gone: say when what it sent has ended."""
