@@ -192,6 +192,17 @@ def test_a_load_is_told_to_all_nodes_and_decides_where_actors_go(rig: HeadRig) -
     assert one.wait_state(actor, a.ALIVE).worker.startswith(two.node)
 
 
+def test_a_hastened_load_does_not_wait_for_its_turn(rig: HeadRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remora.processes.daemon.head_link.LOAD_INTERVAL_S", 1000.0)
+    one, two = rig.join(cpus=1), rig.join(cpus=1)
+    one.link.tell_load({"CPU": 10_000}, {"CPU": 0})
+    one.link.hasten_load()
+    rig.until(lambda: two.members[one.node].available == {"CPU": 0}, "the load is not told")
+    one.link.hasten_load()
+    one.link.tell_load({"CPU": 10_000}, {"CPU": 10_000})
+    rig.until(lambda: two.members[one.node].available == {"CPU": 10_000}, "the load waits")
+
+
 def test_all_nodes_are_listed_with_those_that_are_gone(rig: HeadRig) -> None:
     one, two = rig.join(), rig.join()
     two.link.leave("done")
