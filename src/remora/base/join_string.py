@@ -72,7 +72,8 @@ class JoinString:
             raise ValueError("the join string is empty: copy the line that `remora start --head` printed")
         if not line.startswith(JOIN_STRING_SCHEME):
             raise ValueError(
-                f"the join string does not start with {JOIN_STRING_SCHEME}: copy the whole line that `remora start --head` printed"
+                f"the join string does not start with {JOIN_STRING_SCHEME}: copy the whole line that "
+                "`remora start --head` printed"
             )
         if len(line.split()) > 1:
             raise ValueError("the join string has white space in it: it must be one line, copied whole")

@@ -119,7 +119,9 @@ def _environment(hash_seed: int) -> dict[str, str]:
         environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     environment.pop("PYTHONINSPECT", None)
     # A join string is for the one who starts a node, not for user code in workers and all that it starts.
-    environment = {name: value for name, value in environment.items() if not value.strip().startswith(JOIN_STRING_SCHEME)}
+    environment = {
+        name: value for name, value in environment.items() if not value.strip().startswith(JOIN_STRING_SCHEME)
+    }
     environment["PYTHONHASHSEED"] = str(hash_seed)
     return environment
 
