@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from remora.core.journal import Journal
 from remora.core.membership import (
+    FRESH_S,
     RESTART_SILENCE_S,
     RETURN_S,
     SILENCE_S,
@@ -81,6 +82,17 @@ def test_a_connection_that_comes_back_in_time_is_no_death(rig: Rig) -> None:
     node = rig.join()
     rig.membership.disconnected(node, rig.now_s)
     rig.run(0.5, [])
+    rig.membership.connected(node, rig.now_s)
+    rig.run(10, [node])
+    assert rig.departures() == []
+
+
+def test_a_connection_that_ends_after_a_silence_has_until_the_silence_is_too_long(rig: Rig) -> None:
+    node = rig.join()
+    rig.run(FRESH_S + 0.2, [])
+    rig.membership.disconnected(node, rig.now_s)
+    rig.run(SILENCE_S - FRESH_S - 0.4, [])
+    assert rig.departures() == []
     rig.membership.connected(node, rig.now_s)
     rig.run(10, [node])
     assert rig.departures() == []

@@ -2,7 +2,8 @@
 
 A member is alive until it leaves in order or is declared dead, for one of these reasons:
 
-- Its heartbeat connection ended and did not come back within ``RETURN_S``: the daemon was killed, nearly always.
+- Its heartbeat connection ended, after heartbeats had come as they should, and did not come back within ``RETURN_S``:
+  the daemon was killed, nearly always. After a silence an end only says that the network was away.
 - It was silent for ``SILENCE_S``, or its heartbeats say that the daemon's loop has not turned for ``STALL_S``.
 - Another member cannot reach it. Both can reach the head, so neither is dead for sure; but every ``get`` between them
   would wait for ever. When a report stands for ``UNREACHABLE_S`` one of the two is declared dead: the one that has
@@ -24,6 +25,8 @@ from remora.core.journal import Journal
 from remora.messages.head import Departure, JoinCluster, MemberView, NodeLoad
 
 RETURN_S = 0.7
+FRESH_S = 1.5
+"""A connection that ends after so long a silence was given up by a node that heard no answers; it was not killed."""
 SILENCE_S = 4.5
 STALL_S = 30.0
 UNREACHABLE_S = 10.0
@@ -183,7 +186,9 @@ class Membership:
         member = self._members.get(node)
         if member is not None and member.is_connected:
             member.is_connected = False
-            member.due_s = min(member.silence_s, now_s + RETURN_S)
+            heard_s = member.silence_s - SILENCE_S
+            if now_s - heard_s <= FRESH_S:
+                member.due_s = min(member.silence_s, now_s + RETURN_S)
 
     def link_ended(self, node: bytes, now_s: float) -> None:
         """The member ended its stream to the head. If it has no heartbeats either, it was killed as it began."""

@@ -94,7 +94,11 @@ def _start(
         is_detached=is_detached,
         make_cluster=make_cluster,
     )
-    node.wait_ready()
+    try:
+        node.wait_ready()
+    except BaseException:  # Ctrl-C: nobody would know of a node that comes up after it
+        node.end(0)
+        raise
     return node
 
 

@@ -29,7 +29,8 @@ from remora.system.network.preface import Purpose
 from remora.system.network.stream import Refusal, Stream, StreamRefused, open_stream
 from remora.system.reactor import Reactor
 
-JOIN_TIMEOUT_S = 30.0
+JOIN_TIMEOUT_S = 10.0
+"""A head that is being started again needs a second or two."""
 REOPEN_PAUSE_S = 0.1
 AWAY_LIMIT_S = 60.0
 """A node that has not reached the head for so long stops: its cluster is over."""
@@ -45,6 +46,7 @@ LASTING_REFUSALS = frozenset(
         Refusal.ENCRYPTED,
         Refusal.WRONG_SECRET,
         Refusal.WRONG_CERTIFICATE,
+        Refusal.STRANGE_ANSWER,
     )
 )
 """Of a join: trying again would not help. The other ones come while the head is being started."""
@@ -82,6 +84,7 @@ class HeadLink:
         self._first: m.JoinCluster | None = None
         self._joined: m.Joined | None = None
         self._failure: JoinError | None = None
+        self._last_error: Exception | None = None
         self._heartbeats: HeartbeatThread | None = None
         self._away_since_s: float | None = None
         self._must_confirm = False
@@ -136,8 +139,9 @@ class HeadLink:
             left_s = deadline_s - monotonic()
             if left_s <= 0:
                 self._failure = JoinError(
-                    f"the head at {self._address} did not answer within {timeout_s:g} s: check that it runs and that "
-                    "its port can be reached from this machine"
+                    f"its head did not answer within {timeout_s:g} s: {self._describe_last_error()}. Check that the "
+                    "head runs, that the join string is the one that it printed last, and that its port can be reached "
+                    "from this machine"
                 )
                 break
             self._reactor.poll(left_s)
@@ -146,6 +150,16 @@ class HeadLink:
             raise self._failure
         assert self._joined is not None
         return self._joined
+
+    def _describe_last_error(self) -> str:
+        error = self._last_error
+        if error is None or isinstance(error, TimeoutError):
+            return f"nothing comes back from {self._address}"
+        if isinstance(error, ConnectionRefusedError):
+            return f"nobody listens at {self._address}"
+        if isinstance(error, OSError) and error.strerror:
+            return f"{self._address}: {error.strerror}"
+        return str(error)
 
     def leave(self, reason: str, timeout_s: float = 2.0) -> bool:
         """Leave the cluster in order; whether the head has answered in time. Polls the reactor."""
@@ -299,6 +313,7 @@ class HeadLink:
             return
         self._stream = None
         self._is_open = False
+        self._last_error = error
         if isinstance(error, StreamRefused):
             if self._joined is None and error.code in LASTING_REFUSALS:
                 self._failure = JoinError(str(error))

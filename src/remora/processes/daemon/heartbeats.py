@@ -21,9 +21,12 @@ from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame, u
 from remora.system.network.data_socket import open_data_socket
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import StreamRefused
+from remora.system.network.transports import set_reset_on_close
 
 INTERVAL_S = 0.5
 ANSWER_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 0.7
+"""Several attempts fit into the silence after which the head declares this node dead."""
 RECONNECT_PAUSE_S = 0.1
 HEAD_PROCESS = bytes(8)
 MAX_ANSWER_BYTES = 64 * 1024
@@ -72,7 +75,12 @@ class HeartbeatThread:
         while not self._ended.is_set():
             try:
                 opened = open_data_socket(
-                    self._address, HEAD_PROCESS, self._credentials, ANSWER_TIMEOUT_S, Purpose.HEARTBEAT
+                    self._address,
+                    HEAD_PROCESS,
+                    self._credentials,
+                    ANSWER_TIMEOUT_S,
+                    Purpose.HEARTBEAT,
+                    CONNECT_TIMEOUT_S,
                 )
                 with opened as self._socket:
                     if not self._ended.is_set():
@@ -84,6 +92,14 @@ class HeartbeatThread:
                 self._socket = None
 
     def _beat(self, sock: socket.socket) -> None:
+        try:
+            self._beat_until_refused(sock)
+        except TimeoutError:
+            # Reset, not ended in order: an end that arrives late, when the network is back, would look as a kill does.
+            set_reset_on_close(sock)
+            raise
+
+    def _beat_until_refused(self, sock: socket.socket) -> None:
         sock.settimeout(ANSWER_TIMEOUT_S)
         sock.sendall(encode_frame([self._hello]))
         seen_turns, seen_at_s = self._turns, monotonic()

@@ -36,6 +36,7 @@ def main() -> NoReturn:
     set_process_title(HEAD_TITLE)
     raise_descriptor_limit()
     gc.enable()
+    os.umask(0o077)  # SQLite makes files beside its own
     exit_code = 1
     try:
         os.chdir("/")

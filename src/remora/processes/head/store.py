@@ -71,6 +71,8 @@ class HeadStore:
             self._prepare()
         except sa.exc.SQLAlchemyError as error:
             self.close()
+            if "database is locked" in _reason(error):
+                raise _used_by_another(self._shown) from error
             raise StoreError(
                 f"the head's state in {self._shown} cannot be opened: {_reason(error)}. If it is damaged, move it away "
                 "to begin a new cluster, or start the head with another place for its state"
@@ -161,9 +163,7 @@ class HeadStore:
                 return
             if time.monotonic() > deadline_s:
                 self._disconnect()
-                raise StoreError(
-                    f"the head's state in {self._shown} is used by another head: each cluster needs its own database"
-                )
+                raise _used_by_another(self._shown)
             time.sleep(0.1)
 
     def _prepare(self) -> None:
@@ -180,6 +180,12 @@ class HeadStore:
                 )
             # A database that may only be read is found out now, not at the first change.
             connection.execute(sa.update(_schema).values(version=SCHEMA_VERSION))
+
+
+def _used_by_another(shown: str) -> StoreError:
+    return StoreError(
+        f"the head's state in {shown} is used by another head: stop that one, or give this one a place of its own"
+    )
 
 
 def store_url(state: str, session_directory: str) -> str:

@@ -26,8 +26,12 @@ def open_data_socket(
     credentials: ClusterCredentials,
     timeout_s: float,
     purpose: int = Purpose.DATA,
+    connect_timeout_s: float | None = None,
 ) -> DataSocket:
     """A blocking socket to the process *target* of the node at *address*, both sides proved. It has no time-out.
+
+    *connect_timeout_s* is for the first answer of the other machine alone: a packet that is lost then is sent again
+    after a whole second and more, later than by who gives up and tries anew.
 
     Raises:
         StreamRefused: the other side refused, or is not who it should be.
@@ -36,7 +40,7 @@ def open_data_socket(
         ValueError: *address* is no ``host:port``.
     """
     deadline_s = monotonic() + timeout_s
-    sock = socket.create_connection(split_address(address), timeout_s)
+    sock = socket.create_connection(split_address(address), connect_timeout_s or timeout_s)
     preface = make_preface(target, purpose, credentials)
     return _prove(sock, open_steps(preface, credentials, address), credentials, False, deadline_s)
 
