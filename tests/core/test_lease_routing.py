@@ -23,7 +23,7 @@ from remora.messages.leases import (
     ReclaimLease,
     RequestLease,
 )
-from remora.messages.links import LeaseRejected
+from remora.messages.links import LeaseRejected, ProcessGone
 
 NOTHING = Resources()
 TWO = Resources.of(num_cpus=2)
@@ -480,13 +480,15 @@ def test_a_worker_with_workers_of_other_nodes_is_a_submitter() -> None:
     assert not is_submitter(driver(1, 9))
 
 
-def test_the_end_of_a_job_takes_back_what_its_processes_asked_other_nodes_for() -> None:
+def test_what_a_process_asked_other_nodes_for_outlives_its_job_but_not_the_process() -> None:
     cluster = LeaseCluster(NOTHING, ONE)
     cluster.request(DRIVER, count=3)
     router = cluster.nodes[node_id(1)].router
     router.job_ended(cluster.job_of(DRIVER), cluster.now_s)
+    assert router.demand()  # a detached actor goes on
+    router.process_gone(DRIVER, cluster.now_s)
     cluster.carry_out(node_id(1))
-    assert any(isinstance(effect.message, CancelRequest) for effect in cluster.sent)
+    assert any(isinstance(effect.message, ProcessGone) for effect in cluster.sent)
     assert not router.demand()
 
 

@@ -497,6 +497,7 @@ def test_the_end_of_a_job_drops_its_requests_and_stops_its_workers() -> None:
     rig = Rig(cpus=2)
     rig.request(count=5)
     grants = rig.take()
+    rig.table.requester_gone(DRIVER, rig.now_s)
     rig.table.job_ended(JOB, rig.now_s)
     rig.run()
     assert len(rig.stopped) == 2

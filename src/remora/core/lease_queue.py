@@ -286,12 +286,9 @@ class LeaseQueue:
             self._left(claim)
         return list(requester.claims.values())
 
-    def remove_job(self, job: bytes) -> None:
-        """Drop every request for workers of the job, but not those of actors, and the job's turn."""
-        for demand in [demand for demand in self._demands.values() if demand.job == job and not demand.dedicated]:
-            for claim in list(demand.claims()):
-                claim.requests.clear()
-                self._left(claim)
+    def forget_job(self, job: bytes) -> None:
+        """Forget the job's turn, and its demands for which nobody waits."""
+        for demand in [demand for demand in self._demands.values() if demand.job == job and not demand.rings]:
             del self._demands[demand.key]
         self._job_turn.pop(job, None)
 

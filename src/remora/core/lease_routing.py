@@ -153,11 +153,7 @@ class LeaseRouter:
         self.settle(now_s)
 
     def job_ended(self, job: bytes, now_s: float) -> None:
-        """Drop every request of the job's processes here, and everything of the job at the table."""
-        for record in self._processes.values():
-            if record.job == job:
-                for request in list(record.requests.values()):
-                    self._placer.abandon(request, now_s)
+        """The job's driver has ended: so do its workers here. Requests end with the processes that have made them."""
         self._placer.job_ended(job)
         self.table.job_ended(job, now_s)
         self.settle(now_s)

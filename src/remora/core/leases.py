@@ -259,9 +259,12 @@ class LeaseTable:
         self.pool.job_started(job)
 
     def job_ended(self, job: bytes, now_s: float) -> None:
-        """Stop everything of the job but its actors, which the actor registry ends."""
-        self._drop_tickets(lambda ticket: ticket.claim.demand.job == job and not ticket.claim.demand.dedicated)
-        self._queue.remove_job(job)
+        """Stop every worker of the job but its actors, which the actor registry ends.
+
+        What is asked for is dropped with who has asked (:meth:`requester_gone`): it may be a detached actor, which
+        lives on.
+        """
+        self._queue.forget_job(job)
         self.pool.job_ended(job)
         for key, tickets in self._tickets.items():
             self.pool.want(key, len(tickets))

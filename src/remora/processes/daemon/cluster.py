@@ -322,6 +322,11 @@ class ClusterService:
             told.add(job)
             self.links.send(node, StartJob(job, environment))
 
+    def forget_job(self, job: bytes) -> None:
+        """The driver has ended, and every node forgets the job: a detached actor that asks for workers tells again."""
+        for told in self._jobs_told.values():
+            told.discard(job)
+
     # ------------------------------------------------------------------ what the head says (HeadListener)
 
     def on_members(self, members: list[h.MemberView]) -> None:
@@ -369,6 +374,7 @@ class ClusterService:
 
     def on_job_ended(self, job: ProcessId, cause: str) -> None:
         """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
+        self.forget_job(job)
         self.daemon.workers.end_job(job, monotonic())
 
     def on_expelled(self, reason: str) -> None:
@@ -412,6 +418,7 @@ class ClusterService:
         daemon.objects.node_dead(node, NodeId(departure.heir or self.node), now_s)
         daemon.workers.router.node_died(node, departure.cause, now_s)
         for job in daemon.workers.jobs_of(node):
+            self.forget_job(job)
             daemon.workers.end_job(job, now_s)
         daemon.inspection.node_dead(node, now_s)
         daemon.workers.carry_out()

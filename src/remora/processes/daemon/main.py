@@ -341,6 +341,8 @@ class NodeDaemon:
         self.groups.on_process_gone(connected.process)
         self.groups.job_ended(connected.process, now_s)
         self.workers.end_job(connected.process, now_s)
+        if self.cluster is not None:
+            self.cluster.forget_job(connected.process)
 
     def _on_worker_ended(self, connected: ConnectedProcess, cause: str) -> None:
         self.processes.remove(connected)

@@ -41,6 +41,10 @@ class OutputForwarder:
         """Whether the driver of the job wants to see what its workers print."""
         self._is_wanted[job] = is_wanted
 
+    def forget_job(self, job: bytes) -> None:
+        """Nothing runs for the job any more."""
+        self._is_wanted.pop(job, None)
+
     def job_of(self, number: int) -> bytes:
         """The job of a worker."""
         return self._workers[number].job

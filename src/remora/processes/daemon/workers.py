@@ -32,10 +32,11 @@ PRELOADED_MODULES = ["remora.processes.worker.main"]
 class StartedWorker:
     """A worker process from the decision to start it until it was reaped."""
 
-    __slots__ = ("connected", "end_cause", "number", "pid", "process", "slot")
+    __slots__ = ("connected", "end_cause", "job", "number", "pid", "process", "slot")
 
-    def __init__(self, number: int, process: ProcessId, slot: int) -> None:
+    def __init__(self, number: int, process: ProcessId, slot: int, job: bytes) -> None:
         self.number = number
+        self.job = job
         self.process = process
         self.slot = slot
         self.pid = 0
@@ -73,6 +74,8 @@ class WorkerService:
         self.output = OutputForwarder(reactor, processes, slots)
         self._jobs: dict[bytes, JobEnvironment] = {}
         self._started_jobs: set[bytes] = set()
+        self._outlived_jobs: set[bytes] = set()
+        """Those that have ended and have workers here: a detached actor may ask for more of them."""
         self._workers: dict[int, StartedWorker] = {}
         self._by_process: dict[bytes, StartedWorker] = {}
         self._now_s: Callable[[], float] = lambda: 0.0
@@ -123,18 +126,27 @@ class WorkerService:
         self.carry_out()
 
     def know_job(self, job: ProcessId, environment: JobEnvironment) -> None:
-        """An actor of the job comes here, whose driver may be gone: workers can be made for it, and none is kept warm."""
+        """An actor of the job comes here, whose driver may be gone: workers can be made for it, none is kept warm."""
+        self._outlived_jobs.discard(job)
         if job not in self._jobs:
             self._jobs[job] = environment
             self.output.set_job(job, environment.log_to_driver)
 
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
-        self._jobs.pop(job, None)
+        if any(worker.job == job for worker in self._workers.values()):
+            self._outlived_jobs.add(job)
+        else:
+            self._forget_job(job)
         self._started_jobs.discard(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
         self.carry_out()
+
+    def _forget_job(self, job: bytes) -> None:
+        self._outlived_jobs.discard(job)
+        self._jobs.pop(job, None)
+        self.output.forget_job(job)
 
     def job_environment(self, job: bytes) -> JobEnvironment | None:
         """What the job's driver has told, if it runs."""
@@ -229,6 +241,8 @@ class WorkerService:
         worker = self._workers.pop(number)
         del self._by_process[worker.process]
         self.output.end(number)
+        if worker.job in self._outlived_jobs and all(other.job != worker.job for other in self._workers.values()):
+            self._forget_job(worker.job)
         for path in (self._address_of(number), self._sockets_path_of(number)):
             with contextlib.suppress(FileNotFoundError):  # it had none yet
                 os.unlink(path)
@@ -279,7 +293,7 @@ class WorkerService:
             self.leases.worker_start_failed(effect.number, reason, self._now_s())
             return
         process = self._processes.next_id()
-        worker = StartedWorker(effect.number, process, effect.number % SLOT_COUNT)
+        worker = StartedWorker(effect.number, process, effect.number % SLOT_COUNT, effect.job)
         self._slots.clear(worker.slot)
         configuration = WorkerConfiguration(
             worker_number=effect.number,
