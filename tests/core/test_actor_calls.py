@@ -64,6 +64,16 @@ def test_pending_arguments_hold_back_only_themselves_at_an_unordered_actor() -> 
     assert numbers(calls.arguments_ready(1)) == [1]
 
 
+def test_an_actor_that_turns_out_to_be_unordered_lets_calls_go_past_one_that_waits_for_arguments() -> None:
+    calls: ActorCalls[Record] = ActorCalls(ACTOR, ordered=True)
+    calls.submit_unready(Record(1))
+    assert not calls.submit(Record(2))
+    calls.configure(ordered=False, max_pending_calls=-1)
+    assert numbers(calls.actor_state(told(ALIVE))) == [2]
+    calls.validate()
+    assert numbers(calls.arguments_ready(1)) == [1]
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_call_that_ended_with_its_actor_may_be_cancelled_when_its_arguments_are_errors(ordered: bool) -> None:
     calls = alive(ordered)

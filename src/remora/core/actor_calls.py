@@ -87,12 +87,12 @@ class ActorCalls(Generic[R]):
         """What the daemon said last."""
         self.is_open = False
         """A ready call may leave at once: the actor is alive, nothing waits, the window has room."""
-        self.configure(ordered, max_pending_calls, window)
         self._waiting: deque[R] = deque()
         self._cancelled: set[int] = set()
         self._unready: set[int] = set()
         self._held: dict[int, R] = {}
         """Calls of an unordered actor whose arguments are pending."""
+        self.configure(ordered, max_pending_calls, window)
         self._is_lost = False
         """The connection broke: the replies of what is in flight will not come."""
 
@@ -111,6 +111,10 @@ class ActorCalls(Generic[R]):
         self._max_pending = max_pending_calls if max_pending_calls > 0 else _NO_LIMIT
         self._window = max(1, min(window if ordered else _NO_LIMIT, self._max_pending))
         self._low_water = self._window // 2 if ordered else self._window - 1
+        if not ordered:
+            self._held.update((one.call, one) for one in self._waiting if one.call in self._unready)
+            self._waiting = deque(one for one in self._waiting if one.call not in self._unready)
+            self._unready.clear()
 
     def waiting(self) -> list[R]:
         """The calls that were not sent yet, in order."""
