@@ -387,6 +387,13 @@ def test_values_are_asked_for_at_the_home_once(home: Directory) -> None:
     assert effects == [Send(Q, ObjectValue(FOREIGN, DATA)), Send(R, ObjectValue(FOREIGN, DATA))]
 
 
+def test_a_value_elsewhere_with_refs_of_this_node_inside_is_acknowledged_when_its_copy_is_kept(home: Directory) -> None:
+    tell(home, P, m.Publish(B, DATA))
+    effects = tell(home, P, m.Publish(A, stored(0, THERE, B), AFAR))
+    assert effects == [Send(THERE, m.Keep(A, AFAR, [B]))]
+    assert tell_from(home, THERE, m.KeepAck(A, True)) == [Send(P, m.PublishAck([A]))]
+
+
 def test_a_copy_on_a_dead_node_is_lost_if_it_was_the_only_one(home: Directory) -> None:
     tell(home, P, m.Publish(A, stored(0, THERE), AFAR))
     tell_from(home, THERE, m.KeepAck(A, True))

@@ -35,14 +35,15 @@ class Values(Lending):
             return
         self._pending.pop(object_id, None)
         contents = [ObjectId(content) for content in dict.fromkeys(value.contents) if content != object_id]
-        if value.contents or self._lies_elsewhere(value):
-            entry.acknowledge = sender
         entry.contents = dict.fromkeys(contents, Hold.ASKED) if contents else NO_CONTENTS
         entry.asked = len(contents)
         for content in contents:
             self._hold(content, object_id)
         if value.location is not None:
             self._take_copy(object_id, entry, value.location)
+        if value.contents or self._lies_elsewhere(value):
+            # Not before: contents of this node are held at once, while the copy on another one is not kept yet.
+            entry.acknowledge = sender
         self._acknowledge_publication(object_id, entry)
         self._wake(object_id, entry)
 
