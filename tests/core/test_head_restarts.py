@@ -106,7 +106,7 @@ class World:
         boot = b"boot%d" % number
         total = {"CPU": 20_000}
         joined = self.head.join(
-            m.JoinCluster(boot, 1, (3, 11), f"h:{number}", "h", 1, total, is_head_node=number == 0), self.now_s
+            m.JoinCluster(boot, 1, (3, 11), f"h:{7000 + number}", "h", 1, total, is_head_node=number == 0), self.now_s
         )
         assert isinstance(joined, m.Joined)
         node = self.nodes[joined.node] = Node(joined, boot)

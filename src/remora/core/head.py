@@ -21,6 +21,7 @@ from remora.core.actor_placement import ActorPlacer, Hopeless
 from remora.core.actor_registry import ActorRegistry
 from remora.core.cluster_view import ClusterView
 from remora.core.counted_link import UnitReader
+from remora.core.head_checks import check_contents, check_join, check_load, check_node_message, check_process_message
 from remora.core.head_groups import HeadGroups
 from remora.core.head_links import HeadLinks, ToNode
 from remora.core.head_processes import handle
@@ -31,7 +32,7 @@ from remora.core.journal import Change, Journal
 from remora.core.key_value import KeyValueTable
 from remora.core.membership import Membership, NodeDeparted, ViewChanged
 from remora.messages import head as m
-from remora.messages.links import ForProcess, FromProcess, ProcessGone
+from remora.messages.links import ForProcess, ProcessGone
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -109,6 +110,10 @@ class Head:
                 f"the node at {message.address} runs Python {theirs[0]}.{theirs[1]}, and this cluster "
                 f"{ours[0]}.{ours[1]}: start the node with Python {ours[0]}.{ours[1]} (patch versions may differ)"
             )
+        try:
+            check_join(message)
+        except ValueError as error:
+            return f"what the node says of itself cannot be: {error}"
         return ""
 
     def rejoin(self, message: m.Rejoin, now_s: float) -> list[Any]:
@@ -175,7 +180,7 @@ class Head:
                 continue
             self.links.heard(node)
             if len(unit) == 2:
-                self._on_process_message(unit[0], message)
+                self._on_process_message(node, unit[0], message)
             else:
                 self._on_node_message(node, message)
         self._carry_out()
@@ -186,31 +191,38 @@ class Head:
         self.links.mention(node, m.JoinRefused(f"node {short(node)} was declared dead: {departure.cause}", True))
 
     def _on_uncounted(self, node: bytes, message: Any) -> None:
-        if isinstance(message, m.Confirm):
-            try:
+        try:
+            if isinstance(message, m.Confirm):
                 self.links.confirmed(node, message.received)
-            except ValueError as error:
-                self.complaints.append(f"node {short(node)}: {error}")
-        elif isinstance(message, m.NodeLoad):
-            self.membership.load(node, message)
-            self.placer.load_told(node)
-        else:
-            self.complaints.append(f"node {short(node)} says {message!r} in the middle of its stream")
+            elif isinstance(message, m.NodeLoad):
+                check_load(message)
+                self.membership.load(node, message)
+                self.placer.load_told(node)
+            else:
+                raise ValueError(f"it says {type(message).__name__} in the middle of its stream")
+        except ValueError as error:
+            self.complaints.append(f"node {short(node)}: {error}")
 
-    def _on_process_message(self, marker: FromProcess, message: Any) -> None:
+    def _on_process_message(self, node: bytes, marker: Any, message: Any) -> None:
+        try:
+            check_process_message(node, marker, message)
+        except ValueError as error:
+            self.complaints.append(f"node {short(node)}: {error}")
+            return
         process = marker.process
         try:
+            check_contents(node, message)
             handle(self, process, marker.job, message, self._now_s)
         except ValueError as error:
             self.complaints.append(str(error))
-            self.links.say(node_of(process), m.EndProcess(process, str(error)))
+            self.links.say(node, m.EndProcess(process, str(error)))
 
     def _on_node_message(self, node: bytes, message: Any) -> None:
-        handler = self._node_handlers.get(type(message))
-        if handler is None:
-            self.complaints.append(f"node {short(node)} sent {message!r}, which no daemon says to the head")
-            return
         try:
+            handler = self._node_handlers.get(type(message))
+            if handler is None:
+                raise ValueError(f"it sent {type(message).__name__}, which no daemon says to the head")
+            check_node_message(node, message, self.links.nodes())
             handler(self, node, message)
         except ValueError as error:
             self.complaints.append(f"node {short(node)}: {error}")

@@ -50,7 +50,7 @@ class HeadGroups:
         elif isinstance(message, m.BundlesAnswer):
             manager.answered(process[:4], message, now_s)
         else:
-            raise ValueError(f"{message!r} is nothing that is said to the head")
+            raise ValueError(f"{type(message).__name__} is nothing that is said to the head")
         self._carry_out()
 
     def _watch(self, process: bytes, group: bytes) -> None:

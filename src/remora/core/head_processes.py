@@ -59,4 +59,4 @@ def _answer(head: Head, message: Any) -> Any:
         return m.Jobs(message.request, head.jobs.reports())
     if kind is inspection.GetNodes:
         return inspection.Nodes(message.request, node_reports(head.membership))
-    raise ValueError(f"{message!r} is nothing that a process says to the head")
+    raise ValueError(f"{kind.__name__} is nothing that a process says to the head")
