@@ -145,6 +145,7 @@ class ClusterService:
             log=self._doorkeeper.log,
         )
         daemon.processes.send_elsewhere = self._send_elsewhere
+        daemon.processes.unsent_bytes_elsewhere = lambda process: self.links.unsent_bytes(node_of(process))
         daemon.processes.node_address = self.address
         daemon.workers.router.address = self.address
         daemon.workers.on_to_node = self._on_to_node
@@ -292,7 +293,7 @@ class ClusterService:
             workers.router.for_process(node, process, message, monotonic())
             workers.carry_out()
         elif type(message) is WorkerOutput:
-            self.daemon.processes.send(process, message)
+            self.daemon.workers.output.pass_on(process, message)
         else:
             raise ValueError(f"node {short(node)} sent {message!r} for process {short(process)}")
 
@@ -333,6 +334,7 @@ class ClusterService:
         """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self._members.update((member.node, member) for member in members)
         if self._daemon is not None:
+            self.links.members_changed()
             self._look_at(members, monotonic())
 
     def on_node_dead(self, departure: h.Departure) -> None:

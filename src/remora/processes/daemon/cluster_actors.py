@@ -93,7 +93,10 @@ class ClusterActorService:
             self._workers.set_name(process, message.spec.class_name)
         elif isinstance(message, m.ActorState) and message.worker and self._processes.is_elsewhere(message.worker):
             # To callers of other nodes the worker is reached at its node's address.
-            message = msgspec.structs.replace(message, address=address_of(NodeId(message.worker[:4])) or "")
+            address = address_of(NodeId(message.worker[:4]))
+            if address is None:
+                return  # its node has died since it was said, and what became of the actor follows
+            message = msgspec.structs.replace(message, address=address)
         self._processes.send(process, message)
 
     # ------------------------------------------------------------------ what the lease table says

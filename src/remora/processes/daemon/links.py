@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from remora.base.credentials import ClusterCredentials
 from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
+from remora.core.counting.vocabulary import CountingError
 from remora.messages.links import ForProcess, FromProcess
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import Refusal
@@ -36,15 +37,19 @@ class LinkHandler(Protocol):
 
 
 class Link:
-    """What there is of one other node. ``sending`` is set once; ``marker`` speaks of the next message."""
+    """What there is of one other node. ``sending`` is set once; ``marker`` speaks of the next message.
 
-    __slots__ = ("is_dirty", "marker", "node", "sending", "streams")
+    ``unsent`` is what is to be said to a node of which only others have heard until now.
+    """
+
+    __slots__ = ("is_dirty", "marker", "node", "sending", "streams", "unsent")
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
         self.sending: Stream | None = None
         self.streams: list[Stream] = []
         self.marker: dict[int, Any] = {}
+        self.unsent: list[Any] = []
         self.is_dirty = False
 
     def __repr__(self) -> str:
@@ -75,12 +80,15 @@ class Links:
 
     def send(self, node: NodeId, message: Any) -> None:
         """Say something to the daemon of the node; it leaves at :meth:`flush`. A dead node is told nothing."""
-        link = self._sending_link(node)
-        if link is not None and link.sending is not None:
+        if node in self._dead:
+            return
+        link = self._link(node)
+        if link.sending is None:
+            link.unsent.append(message)
+            self._connect(link)
+        else:
             link.sending.outgoing.append(message)
-            if not link.is_dirty:
-                link.is_dirty = True
-                self._dirty.append(link)
+            self._mark_dirty(link)
 
     def send_from(self, node: NodeId, process: ProcessId, job: ProcessId, message: Any) -> None:
         """Pass on what a process of this node says."""
@@ -93,6 +101,11 @@ class Links:
         self.send(node, ForProcess(process))
         self.send(node, message)
 
+    def unsent_bytes(self, node: NodeId) -> int:
+        """How much that was said to the node has not left this one."""
+        link = self._links.get(node)
+        return link.sending.unsent_bytes if link is not None and link.sending is not None else 0
+
     def flush(self) -> None:
         """Write all frames."""
         dirty = self._dirty
@@ -102,18 +115,27 @@ class Links:
             if link.sending is not None:
                 link.sending.flush()
 
-    def _sending_link(self, node: NodeId) -> Link | None:
-        if node in self._dead:
-            return None
-        link = self._link(node)
-        if link.sending is None:
-            if not link.streams:
-                address = self._address_of(node)
-                if address is None:
-                    return None  # it left before this node heard of it
-                self._take(link, self._open(node, address))
-            link.sending = link.streams[0]
-        return link
+    def members_changed(self) -> None:
+        """There may be addresses that there were not before."""
+        for link in self._links.values():
+            if link.unsent:
+                self._connect(link)
+
+    def _connect(self, link: Link) -> None:
+        if not link.streams:
+            address = self._address_of(link.node)
+            if address is None:
+                return  # the head will tell of it, or that it is dead
+            self._take(link, self._open(link.node, address))
+        link.sending = link.streams[0]
+        link.sending.outgoing.extend(link.unsent)
+        link.unsent.clear()
+        self._mark_dirty(link)
+
+    def _mark_dirty(self, link: Link) -> None:
+        if not link.is_dirty:
+            link.is_dirty = True
+            self._dirty.append(link)
 
     def _open(self, node: NodeId, address: str) -> Stream:
         target = _daemon_of(node)
@@ -138,7 +160,10 @@ class Links:
             return
         stream.on_messages = self._on_messages
         stream.on_closed = self._on_closed
-        self._take(self._link(node), stream)
+        link = self._link(node)
+        self._take(link, stream)
+        if link.unsent:
+            self._connect(link)
 
     def _link(self, node: NodeId) -> Link:
         link = self._links.get(node)
@@ -169,7 +194,7 @@ class Links:
                 else:
                     handler.on_message_from(link.node, ProcessId(marker.process), ProcessId(marker.job), message)
                     marker = None
-        except (ValueError, KeyError) as error:
+        except (CountingError, ValueError, KeyError) as error:
             self._handler.on_link_broken(link.node, error)
             return
         if marker is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from remora.messages.session import WorkerOutput
 from remora.processes.daemon.connected import ConnectedProcesses
 from remora.processes.zygote_client import WorkerPipes
@@ -36,6 +38,8 @@ class OutputForwarder:
         self._slots = slots
         self._workers: dict[int, PrintingWorker] = {}
         self._is_wanted: dict[bytes, bool] = {}
+        self._dropped_lines: dict[tuple[bytes, str, int], int] = {}
+        """Of drivers here, and workers of other nodes by address and pid: lines that the driver was not told."""
 
     def set_job(self, job: bytes, is_wanted: bool) -> None:
         """Whether the driver of the job wants to see what its workers print."""
@@ -44,6 +48,20 @@ class OutputForwarder:
     def forget_job(self, job: bytes) -> None:
         """Nothing runs for the job any more."""
         self._is_wanted.pop(job, None)
+        for key in [key for key in self._dropped_lines if key[0] == job]:
+            del self._dropped_lines[key]
+
+    def pass_on(self, driver: bytes, message: WorkerOutput) -> None:
+        """What a worker of another node has printed, for a driver here; one that does not read is told how much."""
+        key = (driver, message.node_address, message.pid)
+        if self._processes.unsent_bytes_to(driver) > MAX_UNSENT_BYTES:
+            lines = len(message.lines) + message.dropped_lines
+            self._dropped_lines[key] = self._dropped_lines.get(key, 0) + lines
+            return
+        missing = self._dropped_lines.pop(key, 0)
+        if missing:
+            message = msgspec.structs.replace(message, dropped_lines=message.dropped_lines + missing)
+        self._processes.send(driver, message)
 
     def job_of(self, number: int) -> bytes:
         """The job of a worker."""
@@ -100,7 +118,7 @@ class OutputForwarder:
         driver = self._processes.get(worker.job)
         is_elsewhere = self._processes.is_elsewhere(worker.job)
         while reader.buffer.has_lines:
-            if driver is not None and driver.connection.unsent_bytes > MAX_UNSENT_BYTES:
+            if self._processes.unsent_bytes_to(worker.job) > MAX_UNSENT_BYTES:
                 return
             lines, dropped = reader.buffer.take()
             if (driver is not None or is_elsewhere) and self._is_wanted.get(worker.job, False):
