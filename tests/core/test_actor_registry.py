@@ -290,6 +290,22 @@ def test_an_actor_that_cannot_be_placed_is_dead_with_the_reason(rig: Rig) -> Non
     assert rig.take(CreationSettled)[-1].cause == "no worker could be started: exit code 1"
 
 
+def test_the_last_words_of_a_killed_actor_are_no_error_to_a_registry_that_was_restored() -> None:
+    old = Rig()
+    actor = old.create()
+    worker = old.place(actor)
+    old.registry.kill(actor, no_restart=True)
+    record, spec = old.registry.table.record(actor), old.registry.table.spec(actor)
+    assert record is not None
+    assert spec is not None
+    registry = ActorRegistry()
+    registry.table.restore([record], {actor: spec}, {})
+    registry.constructed(worker, ActorConstructed(actor, 1))
+    registry.exiting(worker, actor, 1)
+    assert not registry.outbox
+    registry.validate()
+
+
 def test_what_cannot_be_is_refused_and_changes_nothing(rig: Rig) -> None:
     actor, worker = rig.alive()
     before = repr(rig.registry)

@@ -107,7 +107,7 @@ class ActorRegistry:
             ValueError: the worker does not construct this actor.
         """
         actor = self._of_worker(worker, message.actor, message.incarnation)
-        if actor.state.state == DEAD:
+        if actor is None or actor.state.state == DEAD:
             return
         if actor.state.state == ALIVE:
             raise ValueError(f"{actor!r} was constructed twice")
@@ -126,8 +126,9 @@ class ActorRegistry:
             ValueError: the worker does not run this actor.
         """
         actor = self._of_worker(worker, actor_id, incarnation)
-        actor.exiting = True
-        self.table.changed(actor)
+        if actor is not None:
+            actor.exiting = True
+            self.table.changed(actor)
 
     def worker_died(self, worker: bytes, cause: str) -> None:
         """The process has ended; nothing happens when it was no actor's."""
@@ -237,11 +238,18 @@ class ActorRegistry:
         )
         self.outbox.append(Send(process, ActorFound(message.request, error=error)))
 
-    def _of_worker(self, worker: bytes, actor_id: bytes, incarnation: int) -> Actor:
+    def _of_worker(self, worker: bytes, actor_id: bytes, incarnation: int) -> Actor | None:
+        """None when the actor is dead and its worker is being killed: that worker is not written down."""
         actor = self.table.of_worker(worker)
+        if actor is None and self._is_dead(actor_id):
+            return None
         if actor is None or actor.id != actor_id or actor.incarnation != incarnation:
             raise ValueError(f"worker {short(worker)} speaks for actor {short(actor_id)}, but it runs {actor!r}")
         return actor
+
+    def _is_dead(self, actor_id: bytes) -> bool:
+        actor = self.table.get(actor_id)
+        return self.table.is_known(actor_id) and (actor is None or actor.state.state == DEAD)
 
     def _tell(self, actor: Actor, state: ActorState) -> None:
         actor.state = state
