@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.messages.actors import ActorFound, ActorSpec, ActorState, ConstructActor, EndActor
+from remora.messages.actors import ActorFound, ActorNames, ActorSpec, ActorState, ConstructActor, EndActor
 from remora.messages.objects import Value
 
 
@@ -12,7 +12,7 @@ class Send(msgspec.Struct, frozen=True):
     """Send the message to the process."""
 
     process: bytes
-    message: ActorFound | ActorState | ConstructActor | EndActor
+    message: ActorFound | ActorNames | ActorState | ConstructActor | EndActor
 
 
 class RequestPlacement(msgspec.Struct, frozen=True):

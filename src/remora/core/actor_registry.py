@@ -11,6 +11,7 @@ What met on the way is no error: a worker that was found for an actor that is de
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -29,14 +30,21 @@ from remora.core.actor_table import ActorTable
 from remora.core.journal import Journal, NoJournal
 from remora.messages.actors import (
     ALIVE,
-    DEAD,
-    RESTARTING,
     ActorConstructed,
+    ActorExiting,
     ActorFound,
+    ActorNames,
     ActorState,
     ConstructActor,
     CreateActor,
+    DEAD,
     EndActor,
+    GetActor,
+    KillActor,
+    ListActors,
+    RESTARTING,
+    SubscribeActor,
+    UnsubscribeActor,
 )
 from remora.messages.objects import Value
 
@@ -56,6 +64,33 @@ class ActorRegistry:
         """In order. The shell takes what is in it, and leaves an empty list."""
         self.table = ActorTable(NoJournal() if journal is None else journal)
         """The actors, as they are found and written down."""
+
+    def process_message(self, process: bytes, job: bytes, message: Any) -> bool:
+        """What a process says of actors; false when it is about something else.
+
+        Raises:
+            ValueError: it cannot say that.
+        """
+        kind = type(message)
+        if kind is CreateActor:
+            self.create(process, job, message)
+        elif kind is GetActor:
+            self.find(process, message.request, message.name, message.namespace)
+        elif kind is SubscribeActor:
+            self.subscribe(process, message.actor)
+        elif kind is UnsubscribeActor:
+            self.unsubscribe(process, message.actor)
+        elif kind is KillActor:
+            self.kill(message.actor, message.no_restart)
+        elif kind is ActorConstructed:
+            self.constructed(process, message)
+        elif kind is ActorExiting:
+            self.exiting(process, message.actor, message.incarnation)
+        elif kind is ListActors:
+            self.outbox.append(Send(process, ActorNames(message.request, self.names(message.namespace))))
+        else:
+            return False
+        return True
 
     def create(self, process: bytes, job: bytes, message: CreateActor) -> None:
         """Make the actor; its creator is subscribed.

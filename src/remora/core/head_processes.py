@@ -20,24 +20,10 @@ def handle(head: Head, process: bytes, job: bytes, message: Any, now_s: float) -
     Raises:
         ValueError: the message is wrong, or nothing that a process says to the head.
     """
-    registry = head.registry
     kind = type(message)
-    if kind is actors.CreateActor:
-        registry.create(process, job, message)
-        if head.jobs.has_ended(job):
-            registry.job_ended(job)
-    elif kind is actors.GetActor:
-        registry.find(process, message.request, message.name, message.namespace)
-    elif kind is actors.SubscribeActor:
-        registry.subscribe(process, message.actor)
-    elif kind is actors.UnsubscribeActor:
-        registry.unsubscribe(process, message.actor)
-    elif kind is actors.KillActor:
-        registry.kill(message.actor, message.no_restart)
-    elif kind is actors.ActorConstructed:
-        registry.constructed(process, message)
-    elif kind is actors.ActorExiting:
-        registry.exiting(process, message.actor, message.incarnation)
+    if head.registry.process_message(process, job, message):
+        if kind is actors.CreateActor and head.jobs.has_ended(job):
+            head.registry.job_ended(job)
     elif kind in GROUP_MESSAGES:
         head.groups.on_message(process, job, message, now_s)
         if kind is CreatePlacementGroup and head.jobs.has_ended(job):
@@ -51,8 +37,6 @@ def _answer(head: Head, message: Any) -> Any:
     kind = type(message)
     if kind is m.KeyValueRequest:
         return head.key_value.answer(message)
-    if kind is actors.ListActors:
-        return actors.ActorNames(message.request, head.registry.names(message.namespace))
     if kind is m.ListActorStates:
         return m.ActorStates(message.request, actor_reports(head.registry, head.placer))
     if kind is m.ListJobs:

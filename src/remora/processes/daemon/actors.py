@@ -30,29 +30,10 @@ class ActorService:
     def on_message(self, connected: ConnectedProcess, message: Any, now_s: float) -> None:
         """A message about actors."""
         self._now_s = now_s
-        process = connected.process
-        registry = self.registry
-        kind = type(message)
-        if kind is m.CreateActor:
-            registry.create(process, connected.job, message)
-            self._objects.watch(ObjectId(message.actor))
-        elif kind is m.GetActor:
-            registry.find(process, message.request, message.name, message.namespace)
-        elif kind is m.SubscribeActor:
-            registry.subscribe(process, message.actor)
-        elif kind is m.UnsubscribeActor:
-            registry.unsubscribe(process, message.actor)
-        elif kind is m.KillActor:
-            registry.kill(message.actor, message.no_restart)
-        elif kind is m.ActorConstructed:
-            registry.constructed(process, message)
-        elif kind is m.ActorExiting:
-            registry.exiting(process, message.actor, message.incarnation)
-        elif kind is m.ListActors:
-            names = registry.names(message.namespace)
-            self._processes.send(process, m.ActorNames(message.request, names))
-        else:
+        if not self.registry.process_message(connected.process, connected.job, message):
             raise ValueError(f"{connected!r} sent {message!r}, which only a daemon says")
+        if isinstance(message, m.CreateActor):
+            self._objects.watch(ObjectId(message.actor))
         self.carry_out()
 
     def on_object_freed(self, object_id: ObjectId) -> None:
