@@ -30,6 +30,8 @@ from remora.core.actor_table import ActorTable
 from remora.core.journal import Journal, NoJournal
 from remora.messages.actors import (
     ALIVE,
+    DEAD,
+    RESTARTING,
     ActorConstructed,
     ActorExiting,
     ActorFound,
@@ -37,12 +39,10 @@ from remora.messages.actors import (
     ActorState,
     ConstructActor,
     CreateActor,
-    DEAD,
     EndActor,
     GetActor,
     KillActor,
     ListActors,
-    RESTARTING,
     SubscribeActor,
     UnsubscribeActor,
 )
