@@ -21,7 +21,7 @@ MAX_UNITS = 1 << 60
 MAX_BOOT_BYTES = 64
 GROUP_ID_SIZE_BYTES = 16
 
-_PROCESS_OF = {
+_PROCESS_OF: dict[type, str] = {
     m.JobStarted: "job",
     m.JobEnded: "job",
     m.ActorPlaced: "worker",

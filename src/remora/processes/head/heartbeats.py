@@ -1,63 +1,64 @@
-"""Heartbeat connections of all nodes, in the head's loop; only their handshakes are done by threads."""
+"""Heartbeat connections of all nodes, in the head's loop.
+
+They begin as streams do, and are plain frames after that: one heartbeat, one answer. A connection counts as half open
+until its node has said who it is, so those that say nothing go, the oldest first, and lock nobody out.
+"""
 
 from __future__ import annotations
 
 import socket
-import ssl
 import sys
-import threading
 from time import monotonic
 from typing import Any
 
 import msgspec
 
 from remora.base.credentials import ClusterCredentials
+from remora.base.ids import short
 from remora.core.head import Head
 from remora.messages.head import Heartbeat, HeartbeatAnswer, HeartbeatHello
 from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame, unpack_length
-from remora.system.network.data_socket import DataSocket, accept_data_socket
+from remora.system.network.half_open import HalfOpenConnections
+from remora.system.network.handshake import Handshake
+from remora.system.network.handshake_steps import accept_steps
 from remora.system.network.preface import Preface
-from remora.system.network.refusals import Refusal, StreamRefused, refuse
+from remora.system.network.refusal_log import RefusalLog
+from remora.system.network.sockets import peer_address, peer_host, tune
+from remora.system.network.transports import Transport
 from remora.system.reactor import Reactor
 
-HANDSHAKE_TIMEOUT_S = 3.0
-MAX_HANDSHAKES = 64
 MAX_FRAME_BYTES = 4096
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class HeartbeatService:
     """Reads heartbeats, answers them, and tells the machine when a node's connection ends."""
 
-    def __init__(self, reactor: Reactor, credentials: ClusterCredentials, head: Head) -> None:
-        self._reactor = reactor
+    def __init__(
+        self,
+        reactor: Reactor,
+        credentials: ClusterCredentials,
+        head: Head,
+        log: RefusalLog | None = None,
+        half_open: HalfOpenConnections | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.log = log or RefusalLog()
+        self.half_open = half_open or HalfOpenConnections(reactor)
         self._credentials = credentials
         self._head = head
-        self._handshakes = 0
-        self._lock = threading.Lock()
         self._current: dict[bytes, HeartbeatConnection] = {}
+
+    def __repr__(self) -> str:
+        return f"<HeartbeatService of {len(self._current)} nodes>"
 
     def take(self, sock: socket.socket, preface: Preface) -> None:
         """Go on with an accepted connection."""
-        with self._lock:
-            is_too_many = self._handshakes >= MAX_HANDSHAKES
-            self._handshakes += not is_too_many
-        if is_too_many:
-            refuse(sock, Refusal.TOO_MANY)
-            return
-        threading.Thread(target=self._shake_hands, args=(sock, preface), daemon=True).start()
-
-    def _shake_hands(self, sock: socket.socket, preface: Preface) -> None:
-        """In a thread: a handshake blocks."""
         try:
-            ready = accept_data_socket(sock, preface, self._credentials, HANDSHAKE_TIMEOUT_S)
-        except (OSError, StreamRefused) as error:
-            print(f"a heartbeat connection was not made: {error}", file=sys.stderr, flush=True)
-        else:
-            self._reactor.call_after(0.0, HeartbeatConnection(self, ready).begin)
-        finally:
-            with self._lock:
-                self._handshakes -= 1
+            tune(sock)
+        except OSError:  # it has left
+            sock.close()
+            return
+        HeartbeatConnection(self, sock, preface, self._credentials)
 
     def opened(self, connection: HeartbeatConnection, hello: HeartbeatHello) -> str:
         """The node has said who it is; why it is refused, or an empty text."""
@@ -78,45 +79,63 @@ class HeartbeatService:
             del self._current[node]
             self._head.heartbeat_closed(node, monotonic())
 
-    @property
-    def reactor(self) -> Reactor:
-        """The head's loop."""
-        return self._reactor
-
 
 class HeartbeatConnection:
-    """One connection, after its handshake."""
+    """One connection, from its handshake on."""
 
-    def __init__(self, service: HeartbeatService, sock: DataSocket) -> None:
+    def __init__(
+        self, service: HeartbeatService, sock: socket.socket, preface: Preface, credentials: ClusterCredentials
+    ) -> None:
         self.node = b""
         self._service = service
-        self._socket = sock
+        self._host = peer_host(sock)
+        self._transport: Transport | None = None
+        self._space = bytearray(MAX_FRAME_BYTES)
         self._buffer = bytearray()
+        self._number = service.half_open.add(self._host, self._on_time_out)
+        steps = accept_steps(preface, credentials, peer_address(sock))
+        self._handshake = Handshake(service.reactor, sock, steps, credentials, self._on_proved, self._on_failed)
+        self._handshake.accept()
 
-    def begin(self) -> None:
-        """In the loop: read from now on."""
-        self._socket.setblocking(False)
-        self._service.reactor.register(self._socket.fileno(), self._on_readable)
+    def __repr__(self) -> str:
+        return f"<HeartbeatConnection from {self._host} of node {short(self.node) or '?'}>"
+
+    def _on_failed(self, error: Exception) -> None:
+        self._service.half_open.remove(self._number)
+        self._service.log.note(self._host, f"its handshake for heartbeats failed ({type(error).__name__})")
+
+    def _on_time_out(self, too_many: bool) -> None:
+        if self._transport is None:
+            self._handshake.abort()
+        else:
+            self._end()
+        self._service.log.note(self._host, "it did not say in time which node's heart beats")
+
+    def _on_proved(self, transport: Transport) -> None:
+        self._transport = transport
+        self._service.reactor.register(transport.fileno(), self._on_readable)
         self._on_readable(0)  # TLS may have read some already
 
     def _on_readable(self, mask: int) -> None:
-        while True:
-            try:
-                data = self._socket.recv(MAX_FRAME_BYTES)
-            except _WOULD_BLOCK:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self._end()
-                return
-            self._buffer += data
         try:
-            while (messages := self._take_frame()) is not None:
-                self._on_messages(messages)
-        except (ValueError, msgspec.MsgspecError) as error:
-            print(f"a heartbeat connection of node {self.node.hex()} was ended: {error}", file=sys.stderr, flush=True)
+            while self._transport is not None and self._receive(self._transport):
+                while self._transport is not None and (messages := self._take_frame()) is not None:
+                    self._on_messages(messages)
+        except BlockingIOError:
+            return
+        except OSError:
             self._end()
+        except (ValueError, msgspec.MsgspecError) as error:
+            print(f"{self!r} was ended: {error}", file=sys.stderr, flush=True)
+            self._end()
+
+    def _receive(self, transport: Transport) -> bool:
+        """Read some; False at the end, which is dealt with."""
+        received = transport.recv_into(memoryview(self._space))
+        self._buffer += self._space[:received]
+        if not received:
+            self._end()
+        return received > 0
 
     def _take_frame(self) -> list[Any] | None:
         if len(self._buffer) < HEADER_SIZE_BYTES:
@@ -134,23 +153,38 @@ class HeartbeatConnection:
     def _on_messages(self, messages: list[Any]) -> None:
         for message in messages:
             if isinstance(message, HeartbeatHello):
-                refusal = self._service.opened(self, message)
-                if refusal:
-                    self._answer(HeartbeatAnswer(0, refusal))
-                else:
-                    self.node = message.node
+                self._on_hello(message)
             elif isinstance(message, Heartbeat) and self.node:
                 self._answer(self._service.beat(self.node, message))
             elif not isinstance(message, Heartbeat):
-                raise ValueError(f"{message!r} is no heartbeat")
+                raise ValueError(f"{type(message).__name__} is no heartbeat")
+
+    def _on_hello(self, hello: HeartbeatHello) -> None:
+        if self.node:
+            raise ValueError("it says hello twice")
+        refusal = self._service.opened(self, hello)
+        if refusal:
+            self._answer(HeartbeatAnswer(0, refusal))
+        else:
+            self.node = hello.node
+            self._service.half_open.remove(self._number)
 
     def _answer(self, message: HeartbeatAnswer) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        frame = encode_frame([message])
         try:
-            self._socket.send(encode_frame([message]))
-        except (*_WOULD_BLOCK, OSError):
-            return  # the node asks again, or its end is read next
+            sent_bytes = transport.send(frame)
+        except BlockingIOError:
+            sent_bytes = 0
+        if sent_bytes < len(frame):
+            raise OSError("the node takes no answers")  # it waits for each one, so its socket had room
 
     def _end(self) -> None:
-        self._service.reactor.unregister(self._socket.fileno())
-        self._socket.close()
-        self._service.ended(self)
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            self._service.half_open.remove(self._number)
+            self._service.reactor.unregister(transport.fileno())
+            transport.close()
+            self._service.ended(self)

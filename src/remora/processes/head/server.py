@@ -16,6 +16,7 @@ from remora.processes.head.configuration import HEAD_SOCKETS, HeadConfiguration
 from remora.processes.head.heartbeats import HeartbeatService
 from remora.processes.head.store import HeadStore
 from remora.system.network.preface import Preface, Purpose
+from remora.system.network.refusal_log import RefusalLog
 from remora.system.network.socket_passing import SocketReceiver
 from remora.system.network.stream import Refusal, Stream, StreamAcceptor
 from remora.system.reactor import Reactor
@@ -28,8 +29,9 @@ class HeadServer:
         self._head = head
         self._reactor = reactor
         self._pipeline = CommitPipeline(store, reactor.wake)
-        self._heartbeats = HeartbeatService(reactor, configuration.credentials, head)
-        self._acceptor = StreamAcceptor(reactor, configuration.credentials, self._on_stream)
+        log = RefusalLog()
+        self._heartbeats = HeartbeatService(reactor, configuration.credentials, head, log)
+        self._acceptor = StreamAcceptor(reactor, configuration.credentials, self._on_stream, log)
         self._streams: dict[bytes, Stream] = {}
         self._answers: list[Outgoing] = []
         self._next_tick_s = 0.0
@@ -89,13 +91,13 @@ class HeadServer:
             stream.refuse(Refusal.UNKNOWN_TARGET)
 
     def _on_first_messages(self, stream: Stream, messages: list[Any]) -> None:
-        first, rest = messages[0], messages[1:]
+        first, rest = (messages[0], messages[1:]) if messages else (None, [])
         if isinstance(first, JoinCluster):
             self._on_join(stream, first)
         elif isinstance(first, Rejoin):
             self._on_rejoin(stream, first)
         else:
-            print(f"{stream!r} begins with {first!r} and was ended", file=sys.stderr, flush=True)
+            print(f"{stream!r} begins with {type(first).__name__} and was ended", file=sys.stderr, flush=True)
             stream.close()
             return
         if rest and stream.peer:
