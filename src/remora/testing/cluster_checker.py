@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of, process_of
-from remora.base.object_ref import FIRST_FINISHED
+from remora.base.object_ref import FAILED, FIRST_FINISHED
 from remora.core.actor import Actor
 from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, RunningTask
 from remora.core.counting.entries import Entry
@@ -53,6 +53,8 @@ class Checker(Observer):
         self.incarnations: dict[tuple[ObjectId, int], ProcessId] = {}
         self.names: dict[str, list[ObjectId]] = {}
         self.freed: set[ObjectId] = set()
+        self.closed: set[tuple[ProcessId, ProcessId]] = set()
+        """Connections that the submitter has closed, for example because the worker is killed: no call covers now."""
         self.failed_gets = 0
 
     # ------------------------------------------------------------------ what is true
@@ -79,6 +81,12 @@ class Checker(Observer):
     def actor_made(self, creator: ProcessId, actor: ObjectId, spec: ActorSpec) -> None:
         self.actors[actor] = spec
         self.constructors[creator, int.from_bytes(actor[8:12], "big")] = actor
+
+    def connection_changed(self, submitter: ProcessId, worker: ProcessId, *, is_open: bool) -> None:
+        if is_open:
+            self.closed.discard((submitter, worker))
+        else:
+            self.closed.add((submitter, worker))
 
     # ------------------------------------------------------------------ tasks, actors, names
 
@@ -120,17 +128,35 @@ class Checker(Observer):
         blocks = self.world.daemons[process.node].arena.blocks
         if location.node != process.node:
             raise Violation(f"{self._name(process.process)} looks at {self._name(object_id)} elsewhere", object_id)
-        if location.offset not in blocks and self._stands(process, object_id, frozenset()):
+        if location.offset in blocks or not self._stands(process, object_id, frozenset()):
+            return
+        entry = self._entry_of(object_id)
+        if entry is not None and entry.value.state != FAILED:  # else it was lost with who wrote it
             raise Violation(
                 f"{self._name(process.process)} looks at {self._name(object_id)}, which is freed", object_id
             )
 
     def get_failed(self, process: SimulatedProcess, ref: LiveRef) -> None:
         self.failed_gets += 1
-        if process.actor is not None and self._entry_of(process.actor) is None:
-            return  # its last handle is gone, and with it what its constructor was given
+        if not self.world.faults and self._was_given_to_an_unreachable_actor(ref.id):
+            return
         if not self.world.faults and ref.data.startswith(b"lost") and b"NO_ROOM" not in ref.data:
             raise Violation(f"{self._name(ref.id)} is lost, and nothing died", ref.id)
+
+    def _was_given_to_an_unreachable_actor(self, object_id: ObjectId) -> bool:
+        """What a constructor was given goes with the actor's last handle, also while it runs."""
+        return any(
+            actor in self.freed and self._contains(actor, object_id) for actor in self.actors if self._was_used(actor)
+        )
+
+    def _was_used(self, actor: ObjectId) -> bool:
+        return any(made == actor for made, _ in self.incarnations)
+
+    def _contains(self, container: ObjectId, object_id: ObjectId, been: frozenset[ObjectId] = frozenset()) -> bool:
+        inside = self.contents.get(container, ())
+        return object_id in inside or any(
+            one not in been and self._contains(one, object_id, been | {container}) for one in inside
+        )
 
     # ------------------------------------------------------------------ at every free
 
@@ -156,6 +182,8 @@ class Checker(Observer):
                 continue
             for unit in queue:
                 message = unit[-1]
+                if (sender, to) in self.closed or (to, sender) in self.closed:
+                    continue
                 if lane == 0 and isinstance(message, Task):
                     truth = self.calls[process.process, message.call]
                     carried = object_id in truth.listed
@@ -223,10 +251,14 @@ class Checker(Observer):
             if actor is not None:
                 return self._container_holds(actor, object_id, seen)
             truth = self.calls[cover.submitter, cover.call]
+            if (cover.submitter, process.process) in self.closed:
+                return False
             return self._kept_by(processes[cover.submitter], truth.held, object_id, seen)
         if isinstance(cover, ArrivedItem):
             return self._stands_if_lives(processes[cover.worker], object_id, seen)
         assert isinstance(cover, CallCarrier)
+        if cover.is_reply and (process.process, cover.of.worker) in self.closed:
+            return False
         if cover.is_reply:
             return self._stands_if_lives(processes[cover.of.worker], object_id, seen)
         return self._kept_by(process, self.calls[process.process, cover.of.call].held, object_id, seen)

@@ -1,5 +1,9 @@
 """Random programs on a simulated cluster, from a seed: what they do, in which order things happen, who dies when.
 
+Five mixes, since each finds what the others miss: *uniform* does everything, *burst* submits many tasks at once, *keep*
+passes refs on and stores them in actors, *read* has large objects that are read everywhere, in stores that are full now
+and then, *actors* makes, names and kills many.
+
 Each action of a program draws from a random source of its own, so an action can be left out and the others stay what
 they were: that is how a failing seed is made smaller. One channel is stalled now and then for some steps, which makes
 long ways short and short ways long.
@@ -27,12 +31,32 @@ from remora.testing.cluster_world import Machines, World
 MEGABYTE = 1 << 20
 NAMES = ("alice", "bob")
 DRIVER_WEIGHTS: dict[str, float] = {"put": 3, "store": 2, "task": 8, "actor": 2, "named": 1, "find": 1, "method": 5}
-DRIVER_WEIGHTS |= {"drop": 4, "get": 4, "know": 0.5, "group": 0.7, "remove": 0.3, "kill_actor": 0.6, "evict": 0.5}
+DRIVER_WEIGHTS |= {
+    "burst": 0.3,
+    "drop": 4,
+    "get": 4,
+    "know": 0.5,
+    "group": 0.7,
+    "remove": 0.3,
+    "kill_actor": 0.6,
+    "evict": 0.5,
+}
 CALL_WEIGHTS: dict[str, float] = {"put": 2, "store": 1.5, "task": 2, "method": 1.5, "actor": 0.2, "drop": 2, "get": 2}
 CALL_WEIGHTS |= {"keep": 2, "end": 9, "end_large": 2, "raise": 0.7, "hand_back": 0.3}
+MORE: dict[str, dict[str, float]] = {
+    "uniform": {},
+    "burst": {"burst": 8, "hand_back": 5, "end": 2, "get": 2},
+    "keep": {"keep": 5, "method": 4, "put": 2, "drop": 2, "task": 2},
+    "read": {"store": 4, "get": 6, "evict": 12, "end_large": 4, "know": 3, "keep": 2},
+    "actors": {"actor": 4, "named": 5, "find": 4, "kill_actor": 5, "method": 3},
+}
+"""How much more often than usual each mix does something."""
+MIXES = tuple(MORE)
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 QUIET_ROUNDS = 260
 ONE_CPU = Resources.of(num_cpus=1)
+ONE_SLOT = Resources.of(resources={"slot": 1})
+"""Actors hold slots, and not what tasks need: else a call could wait for what an actor has that only it keeps alive."""
 
 
 class Simulation:
@@ -52,8 +76,9 @@ class Simulation:
         shape = random.Random(f"shape {seed}")
         self.world = World(seed, machines, grace_s=shape.choice((0.0, 1.0, 5.0)))
         self.checker = Checker(self.world)
-        self.actions = actions if actions is not None else shape.randint(10, 70)
-        self.faults_left = shape.choice((0, 1, 1, 2, 3)) if with_faults else 0
+        self.actions = actions if actions is not None else shape.choice((shape.randint(10, 60), shape.randint(60, 250)))
+        self.faults_left = shape.choice((0, 1, 1, 2, 3, 5)) if with_faults else 0
+        self.mix = MIXES[seed % len(MIXES)]
         self.calm = shape.choice((1, 3, 6))
         """How many steps there are for each action."""
         self.skipped = skipped
@@ -67,7 +92,7 @@ class Simulation:
     def _set_up(self, shape: random.Random) -> None:
         nodes = shape.choice((3, 3, 4, 5, 6, 8)) if self.seed % 20 else shape.randint(10, 30)
         for number in range(nodes):
-            more = {"special": 1} if shape.random() < 0.4 else None
+            more = {"slot": shape.choice((1, 2)), **({"special": 1} if shape.random() < 0.4 else {})}
             total = Resources.of(num_cpus=shape.choice((1, 2, 2, 4)), resources=more)
             self.world.add_node(total, {"zone": "ab"[number % 2]})
         for _ in range(shape.choice((1, 2, 2, 3))):
@@ -144,7 +169,7 @@ class Simulation:
         elif kind == "head":
             world.kill_head()
             self._head_is_back_at = world.now_s + rng.choice((0.1, 0.5, 2.0))
-        elif kind == "silence":
+        elif kind == "silence" and nodes:
             world.silence(rng.choice(nodes), rng.choice((1.0, 6.0, 8.0)))
         elif len(nodes) > 1:
             world.kill_node(rng.choice(nodes).node)
@@ -158,6 +183,9 @@ class Simulation:
         if self.faults_left and rng.random() < 0.06 and self.world.head.head is not None:
             self._fault(rng)
             return
+        if rng.random() < 0.01 and self.world.head.head is not None:
+            self.world.add_node(Resources.of(num_cpus=rng.choice((1, 2)), resources={"slot": 1}))
+            return
         acting = [(process, frame) for process in self.world.living_processes() for frame in process.frames()]
         if not acting:
             return
@@ -169,7 +197,8 @@ class Simulation:
         else:
             process, frame = rng.choice(in_calls)
             weights = CALL_WEIGHTS
-        kind = rng.choices(list(weights), list(weights.values()))[0]
+        more = MORE[self.mix]
+        kind = rng.choices(list(weights), [weight * more.get(one, 1) for one, weight in weights.items()])[0]
         action: Callable[[random.Random, SimulatedProcess, Frame], None] = getattr(self, f"_do_{kind}")
         action(rng, process, frame)
 
@@ -217,6 +246,8 @@ class Simulation:
         values = [one for one in self._objects(process, frame) if rng.random() < 0.25][:2]
         retries = rng.choice((0, 0, 1, 3))
         need, strategy = self._where(rng, process, frame)
+        if strategy not in ("", SPREAD):
+            nested, values = [], []  # a handle inside could keep the actor alive that holds all of the node
         size_bytes = 300_000 if rng.random() < 0.1 else 0
         again = rng.random() < 0.3
         result = ObjectId(b"")
@@ -230,6 +261,16 @@ class Simulation:
 
         what = f"call a task, {retries} retries, with [{self._names(nested)}] and values of [{self._names(values)}]"
         self._do(process, frame, what, submit, *nested, *values)
+
+    def _do_burst(self, rng: random.Random, process: SimulatedProcess, frame: Frame) -> None:
+        count = rng.randint(3, 10)
+
+        def submit() -> None:
+            shape = process.submission.shape(dict(ONE_CPU.units))
+            for _ in range(count):
+                process.hold(frame, process.submit(shape, self._some(rng, process, frame, 1), (), 1))
+
+        self._do(process, frame, f"call {count} tasks", submit)
 
     def _where(self, rng: random.Random, process: SimulatedProcess, frame: Frame) -> tuple[dict[str, int], str]:
         need = ONE_CPU
@@ -265,7 +306,7 @@ class Simulation:
             class_name="Actor",
             pickled_class=b"",
             arguments=b"",
-            resources=dict(ONE_CPU.units) if rng.random() < 0.2 else {},
+            resources=dict(ONE_SLOT.units) if rng.random() < 0.3 else {},
             placement=dict(ONE_CPU.units),
             strategy=rng.choice(("", "", SPREAD)),
             max_restarts=rng.choice((0, 1, 1, -1)),
@@ -425,8 +466,6 @@ class Simulation:
         for daemon in self.world.living_daemons():
             daemon.silent_until_s = 0.0
             daemon.transfers.has_room = True
-        if not any("special" in daemon.total for daemon in self.world.living_daemons()):
-            self.world.add_node(Resources.of(num_cpus=1, resources={"special": 1}))
         self._until_quiet(self._finish_programs)
         self.world.validate()
 
@@ -435,6 +474,8 @@ class Simulation:
         for number in range(QUIET_ROUNDS):
             finish()
             self._run_dry()
+            if number == QUIET_ROUNDS // 2 and self._is_short_of_something():
+                self.world.add_node(Resources.of(num_cpus=1, resources={"special": 1, "slot": 8}))
             self._pass_time(0.1 if number < 5 else 0.4)
             problem = next(problems(self.world, ignore_objects=self.checker.has_cycle()), None)
             if problem is None and not self.world.channels and next(self.world.steps(), None) is None:
@@ -442,6 +483,11 @@ class Simulation:
         if problem is not None:
             raise Violation(*problem)
         raise Violation("messages go on for ever")
+
+    def _is_short_of_something(self) -> bool:
+        """Whether the special nodes are dead, or actors hold all slots whose handles are in calls that wait for one."""
+        frees = [daemon.workers.leases.ledger.free() for daemon in self.world.living_daemons()]
+        return all(free.get("slot", 0) <= 0 for free in frees) or not any("special" in free for free in frees)
 
     def _run_dry(self) -> None:
         for _ in range(200_000):

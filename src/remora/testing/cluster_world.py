@@ -83,8 +83,8 @@ class Observer:
     def get_failed(self, process: SimulatedProcess, ref: LiveRef) -> None:
         """A process was told that an object has no value."""
 
-    def process_ended(self, process: SimulatedProcess) -> None:
-        """A process is dead."""
+    def connection_changed(self, submitter: ProcessId, worker: ProcessId, *, is_open: bool) -> None:
+        """The submitter opens its connection to the worker, or closes it."""
 
     def sent(self, sender: bytes, to: bytes, unit: Unit) -> None:
         """A unit leaves."""
@@ -278,12 +278,16 @@ class World(Network):
         """A connection from the submitter to the worker stands, if that lives."""
         if worker in self.alive:
             self._connections[submitter, worker] = None
+        for observer in self.observers:
+            observer.connection_changed(submitter, worker, is_open=True)
 
     def disconnected(self, submitter: ProcessId, worker: ProcessId) -> None:
         """The submitter closes the connection: what is on its way to it is lost."""
         if self._connections.pop((submitter, worker), 0) is None:
             self.put_end(submitter, worker)
         self.channels.pop((worker, submitter, REPLIES), None)
+        for observer in self.observers:
+            observer.connection_changed(submitter, worker, is_open=False)
 
     def read_to_end(self, submitter: ProcessId, worker: ProcessId) -> None:
         """The worker is known to be dead: what it wrote on this node is there, from elsewhere some may be lost."""
@@ -324,8 +328,6 @@ class World(Network):
         self._end_connections(process, loses_last)
         self.put_end(process, one.node)
         self.alive.discard(process)
-        for observer in self.observers:
-            observer.process_ended(one)
 
     def _end_connections(self, process: ProcessId, loses_last: bool) -> None:
         for submitter, worker in [pair for pair in self._connections if process in pair]:
