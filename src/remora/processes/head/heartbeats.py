@@ -43,7 +43,7 @@ class HeartbeatService:
     ) -> None:
         self.reactor = reactor
         self.log = log or RefusalLog()
-        self.half_open = half_open or HalfOpenConnections(reactor)
+        self.half_open = HalfOpenConnections(reactor) if half_open is None else half_open
         self._credentials = credentials
         self._head = head
         self._current: dict[bytes, HeartbeatConnection] = {}

@@ -50,7 +50,7 @@ class StreamAcceptor:
         self._credentials = credentials
         self._on_stream = on_stream
         self._log = log or RefusalLog()
-        self.half_open = half_open or HalfOpenConnections(reactor)
+        self.half_open = HalfOpenConnections(reactor) if half_open is None else half_open
         self._streams: dict[bytes, _AcceptedStream] = {}
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ class Doorkeeper:
         self._credentials = credentials
         self._on_preface = on_preface
         self.log = log or RefusalLog()
-        self.half_open = half_open or HalfOpenConnections(reactor)
+        self.half_open = HalfOpenConnections(reactor) if half_open is None else half_open
         self._listener = listen_tcp(host, port)
         self.port: int = self._listener.getsockname()[1]
         self._spare_descriptor = _open_spare()
