@@ -30,6 +30,7 @@ format: $(VENV)/installed
 
 test-all: test
 	REMORA_TEST_POSTGRESQL=1 $(BIN)/python -m pytest tests/processes/test_head_store.py
+	REMORA_TEST_NETWORKS=1 $(BIN)/python -m pytest tests/cluster
 	@for version in 3.12 3.13; do \
 	  if python$$version -c pass 2>/dev/null; then \
 	    echo "== Python $$version"; \

@@ -30,7 +30,8 @@ from remora.system.network.stream import Refusal, Stream, StreamRefused, open_st
 from remora.system.reactor import Reactor
 
 JOIN_TIMEOUT_S = 10.0
-"""A head that is being started again needs a second or two."""
+MOST_REFUSALS = 3
+"""An opener tries for a second where nobody listens. A head that is being started again needs one or two."""
 REOPEN_PAUSE_S = 0.1
 AWAY_LIMIT_S = 60.0
 """A node that has not reached the head for so long stops: its cluster is over."""
@@ -85,6 +86,8 @@ class HeadLink:
         self._joined: m.Joined | None = None
         self._failure: JoinError | None = None
         self._last_error: Exception | None = None
+        self._refusals = 0
+        """How often in a row nobody listened where the head should."""
         self._heartbeats: HeartbeatThread | None = None
         self._away_since_s: float | None = None
         self._must_confirm = False
@@ -137,11 +140,10 @@ class HeadLink:
         deadline_s = monotonic() + timeout_s
         while self._joined is None and self._failure is None:
             left_s = deadline_s - monotonic()
-            if left_s <= 0:
+            if left_s <= 0 or self._refusals >= MOST_REFUSALS:
                 self._failure = JoinError(
-                    f"its head did not answer within {timeout_s:g} s: {self._describe_last_error()}. Check that the "
-                    "head runs, that the join string is the one that it printed last, and that its port can be reached "
-                    "from this machine"
+                    f"its head did not answer: {self._describe_last_error()}. Check that the head runs, that the join "
+                    "string is the one that it printed last, and that its port can be reached from this machine"
                 )
                 break
             self._reactor.poll(left_s)
@@ -314,6 +316,7 @@ class HeadLink:
         self._stream = None
         self._is_open = False
         self._last_error = error
+        self._refusals = self._refusals + 1 if isinstance(error, ConnectionRefusedError) else 0
         if isinstance(error, StreamRefused):
             if self._joined is None and error.code in LASTING_REFUSALS:
                 self._failure = JoinError(str(error))
