@@ -47,6 +47,14 @@ def test_calls_wait_in_order_until_the_actor_is_alive() -> None:
     assert calls.submit(Record(5))
 
 
+def test_an_actor_that_nobody_remembers_is_dead_whichever_worker_it_had_last() -> None:
+    calls = alive()
+    calls.submit(Record(1))
+    calls.connection_lost()
+    assert not calls.actor_state(told(DEAD, 0, "it is not known any more"))
+    assert numbers(effect.record for effect in calls.outbox) == [1]
+
+
 def test_pending_arguments_hold_back_later_calls_of_an_ordered_actor() -> None:
     calls = alive()
     calls.submit_unready(Record(1))

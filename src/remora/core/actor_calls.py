@@ -224,12 +224,14 @@ class ActorCalls(Generic[R]):
     def actor_state(self, state: ActorState) -> Sequence[R]:
         """The daemon's word. Returns what is to be sent to the actor's worker, in order, once it is connected.
 
+        An actor that died long ago is dead without the number of a worker: nobody remembers which one was the last.
+
         Raises:
             ValueError: it is about another actor, or about a worker before the last one.
         """
         if state.actor != self.actor:
             raise ValueError(f"{self!r} was told of actor {short(state.actor)}")
-        if state.incarnation < self.state.incarnation:
+        if state.incarnation < self.state.incarnation and state.state != DEAD:
             raise ValueError(f"{self!r} was told of its worker number {state.incarnation}")
         if self.state.state == DEAD:
             return NOTHING
