@@ -126,7 +126,8 @@ def test_a_node_that_is_silent_is_declared_dead_in_time_and_stops_when_it_comes_
             ("counter.tell.remote(0)", "ActorDiedError"),
         ):
             error = driver.error(f"remora.get({code})", 5)
-            assert (error.kind, "node" in error.text) == (kind, True), error
+            assert error.kind == kind
+            assert "silent for 4.5 s" in error.text
         assert other.processes()
         lab.heal()
         wait_for_end(other)
@@ -194,6 +195,7 @@ def test_of_two_nodes_that_cannot_reach_each_other_the_head_ends_one(lab: Networ
         lab.cut(one.host, other.host)
         error = worker.error("remora.get(made[1])", 60)
         assert error.kind == "ObjectLostError"
+        assert f"{other.address}:" in error.text
         assert "could not reach each other for 10 s" in error.text
         assert worker.error("remora.get(counter.tell.remote(1))").kind == "ActorDiedError"
         wait_for_end(other)  # the younger one

@@ -417,13 +417,17 @@ class ClusterService:
         self.transfers.node_dead(node)
         self._jobs_told.pop(node, None)
         # Without an heir nobody was left who could ask for its objects, and so this node may answer.
-        daemon.objects.node_dead(node, NodeId(departure.heir or self.node), now_s)
+        daemon.objects.node_dead(node, NodeId(departure.heir or self.node), self._how_it_ended(departure), now_s)
         daemon.workers.router.node_died(node, departure.cause, now_s)
         for job in daemon.workers.jobs_of(node):
             self.forget_job(job)
             daemon.workers.end_job(job, now_s)
         daemon.inspection.node_dead(node, now_s)
         daemon.workers.carry_out()
+
+    def _how_it_ended(self, departure: h.Departure) -> str:
+        member = self._departed_members.get(departure.node)
+        return f"{member.hostname} at {member.address}, {departure.cause}" if member is not None else departure.cause
 
 
 def _to_floats(units: dict[str, int]) -> dict[str, float]:

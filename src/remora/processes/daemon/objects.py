@@ -51,7 +51,9 @@ class ObjectService:
         self._on_freed = on_freed
         self.memory = SharedMemory.create(offset_space_of(limit_bytes))
         self.arena = arena_core.ArenaAllocator(limit_bytes, self.memory.size_bytes)
-        self.directory = Directory(node, _describe_loss, grace_s)
+        self.directory = Directory(node, self._describe_loss, grace_s)
+        self._ends: dict[bytes, str] = {}
+        """How other nodes ended, for errors."""
         self._limits = MemoryLimits()
         self._remote: RemoteObjects | None = None
         """Copies of other nodes' objects; a session alone has none."""
@@ -101,10 +103,27 @@ class ObjectService:
         """These nodes had died before this one joined, each with its heir."""
         self.directory.deaths_before(heirs)
 
-    def node_dead(self, node: NodeId, heir: NodeId, now_s: float) -> None:
-        """The node is a member no more; *heir* answers for its objects."""
+    def node_dead(self, node: NodeId, heir: NodeId, how: str, now_s: float) -> None:
+        """The node is a member no more; *heir* answers for its objects. *how* it ended is for errors."""
+        self._ends[node] = how
         self.directory.node_dead(node, heir, now_s)
         self.carry_out(now_s)
+
+    def _describe_loss(self, loss: Loss) -> bytes:
+        """What ``get`` raises for an object that has no value and will never have one."""
+        from remora.serialization import serialize_system_error  # imported at the first loss: it costs a start 25 ms
+
+        where = f"node {short(loss.where)}" if len(loss.where) == 4 else f"process {short(loss.where)}"
+        if loss.reason is LossReason.NO_ROOM:
+            return serialize_system_error(
+                ObjectStoreFullError(
+                    f"object {short(loss.id)} could not be copied to {where}, to be read there: {loss.detail}"
+                )
+            )
+        error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
+        detail = loss.detail or self._ends.get(loss.where, "")
+        reason = f"{loss.reason.value} ({where}{f': {detail}' if detail else ''})"
+        return serialize_system_error(error_class(object_id=loss.id, reason=reason, node=short(loss.id[:4])))
 
     # ------------------------------------------------------------------ life of processes
 
@@ -197,19 +216,3 @@ def _written_location(message: Any) -> Location | None:
     if isinstance(message, Publish | Resolve) and not message.writer:
         return message.value.location
     return None
-
-
-def _describe_loss(loss: Loss) -> bytes:
-    """What ``get`` raises for an object that has no value and will never have one."""
-    from remora.serialization import serialize_system_error  # imported at the first loss: it costs a start 25 ms
-
-    where = f"node {short(loss.where)}" if len(loss.where) == 4 else f"process {short(loss.where)}"
-    if loss.reason is LossReason.NO_ROOM:
-        return serialize_system_error(
-            ObjectStoreFullError(
-                f"object {short(loss.id)} could not be copied to {where}, to be read there: {loss.detail}"
-            )
-        )
-    error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
-    reason = f"{loss.reason.value} ({where}{f': {loss.detail}' if loss.detail else ''})"
-    return serialize_system_error(error_class(object_id=loss.id, reason=reason, node=short(loss.id[:4])))
