@@ -105,6 +105,7 @@ class SimulatedDaemon:
         self._processes: dict[ProcessId, Connected] = {}
         self._members: dict[bytes, h.MemberView] = {}
         self._linked: set[bytes] = set()
+        self._unsaid: dict[bytes, list[Unit]] = {}
         self._dead: set[bytes] = set()
         self.arena = Arena()
         self.directory: Directory = world.machines.directory(self.node, describe_loss, world.grace_s)
@@ -121,7 +122,9 @@ class SimulatedDaemon:
         world.names[self.node] = world.names[self.process] = f"N{world.last_boot}"
         world.daemons[self.node] = self
         for departure in joined.departed:
-            self.on_node_dead(departure)
+            self._dead.add(departure.node)
+            self.workers.view.died(departure.node, departure.cause)
+        self.directory.deaths_before({NodeId(one.node): NodeId(one.heir or self.node) for one in joined.departed})
         self.on_members(joined.members)
 
     # ------------------------------------------------------------------ what the services use of the daemon
@@ -136,10 +139,14 @@ class SimulatedDaemon:
             self.send_node(node_of(to), ForProcess(to), message)
 
     def send_node(self, node: bytes, *unit: Any) -> None:
-        """Say it to another daemon, unless that is dead or was never heard of."""
-        if node not in self._dead and (node in self._members or node in self._linked):
+        """Say it to another daemon, unless that is dead; what is said to one that is not known yet waits."""
+        if node in self._dead:
+            return
+        if node in self._members or node in self._linked:
             self._linked.add(node)
             self.world.send(self.node, node, *unit)
+        else:
+            self._unsaid.setdefault(node, []).append(unit)
 
     def is_elsewhere(self, process: bytes) -> bool:
         """Whether the process is one of another node."""
@@ -274,6 +281,9 @@ class SimulatedDaemon:
         now_s = self.world.now_s
         self._members.update((member.node, member) for member in members)
         for member in members:
+            for unit in self._unsaid.pop(member.node, ()):
+                self.send_node(member.node, *unit)
+        for member in members:
             if member.node != self.node:
                 self.workers.view.report(
                     member.node,
@@ -298,6 +308,7 @@ class SimulatedDaemon:
         self.world.declared_dead.add(node)
         self._members.pop(node, None)
         self._dead.add(node)
+        self._unsaid.pop(node, None)
         self.transfers.node_dead(node)
         self.workers.node_dead(node)
         self.directory.node_dead(node, NodeId(departure.heir), now_s)

@@ -10,7 +10,7 @@ and decoder, as it does between processes, so nothing is shared by accident.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ HEAD = bytes(8)
 REPLIES = 1
 Channel = tuple[bytes, bytes, int]
 """Sender, receiver, lane."""
+UNTOLD = frozenset(("job_environment", "environment", "members", "departed", "address", "slot", "handle"))
+"""Fields that no reader of a story wants to see."""
 Unit = tuple[Any, ...]
 """Messages that arrive together: a marker and the message behind it, or one message."""
 
@@ -107,9 +109,13 @@ class Network:
         """Write down that *who* did something that concerns these ids."""
         self.log.append(Line(self.now_s, who, what=what, concerns=concerns))
 
-    def story(self, concern: bytes = b"") -> list[str]:
-        """What happened, in order; with *concern* only what touched this id."""
-        return [self.text_of(line) for line in self.log if not concern or touches(line, concern)]
+    def story(self, concern: bytes = b"", without: Collection[str] = ()) -> list[str]:
+        """What happened, in order; with *concern* only what touched this id, and not the messages of these kinds."""
+        return [
+            self.text_of(line)
+            for line in self.log
+            if (not concern or touches(line, concern)) and not (line.unit and type(line.unit[-1]).__name__ in without)
+        ]
 
     def text_of(self, line: Line) -> str:
         """One line for a reader."""
@@ -133,7 +139,11 @@ class Network:
     def describe(self, value: Any) -> str:
         """A message in words: names in place of ids, and only what is not as usual."""
         if isinstance(value, bytes):
-            return self.name(value) if len(value) in (4, 8, 12, 16) else (value.decode("ascii", "replace") or "''")
+            is_id = value in self.names or len(value) in (8, 12, 16)
+            return self.name(value) if is_id else (value.decode("ascii", "replace") or "''")
+        if isinstance(value, int) and value >= 1 << 24:
+            bits = 32 if value >= 1 << 32 else 24  # of a lease, whose number begins with its node's; of a request
+            return f"{value >> bits}.{value & ((1 << bits) - 1)}"
         if isinstance(value, list | tuple | set | frozenset):
             return "[" + " ".join(self.describe(one) for one in value) + "]"
         if isinstance(value, dict):
@@ -146,7 +156,9 @@ class Network:
         defaults = dict(zip(reversed(struct.__struct_fields__), reversed(struct.__struct_defaults__), strict=False))
         for name in struct.__struct_fields__:
             value = getattr(struct, name)
-            if name not in defaults or value != defaults[name]:
+            if name in UNTOLD:
+                continue
+            if name not in defaults or (value != defaults[name] and value not in ({}, [])):
                 yield f"{name}={self.describe(value)}" if name in defaults else self.describe(value)
 
 

@@ -279,6 +279,7 @@ class SimulatedProcess(ProcessCalls):
                 frame.argument_error = frame.argument_error or ref.data
                 self.world.get_failed(self, ref)
             elif unpack:
+                self.world.note(self.process, f"has {self.world.name(object_id)}", object_id)
                 frame.variables += self.unpack(ref)
                 if ref.state == STORED and ref.location is not None:
                     self.world.look(self.process, object_id, ref.location)

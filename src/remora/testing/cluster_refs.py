@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of
 from remora.base.object_ref import BORROWED, FAILED, FIRST_FINISHED, INLINE, PENDING, STORED
 from remora.core.counting.process import ProcessRefs
@@ -43,7 +41,18 @@ Look = Callable[["LiveRef"], bool]
 class LiveRef:
     """The one instance of a ref in a process; ``contents_held``: it keeps those inside alive itself."""
 
-    __slots__ = ("contents", "contents_held", "data", "id", "location", "published", "state", "strong", "waiters")
+    __slots__ = (
+        "contents",
+        "contents_held",
+        "data",
+        "id",
+        "is_evictable",
+        "location",
+        "published",
+        "state",
+        "strong",
+        "waiters",
+    )
 
     def __init__(self, object_id: ObjectId, state: int, published: bool) -> None:
         self.id = object_id
@@ -54,6 +63,8 @@ class LiveRef:
         self.location: Location | None = None
         self.contents: tuple[ObjectId, ...] = ()
         self.contents_held = False
+        self.is_evictable = False
+        """It lies in a copy that may leave the node: where, is told to nobody."""
         self.waiters: list[Look] = []
 
     @property
@@ -73,7 +84,10 @@ class LiveRef:
         if self.state == PENDING:
             return Value(PENDING)
         if self.state in (BORROWED, STORED):
-            return Value(STORED, b"", self.location, contents)
+            location = self.location
+            if self.is_evictable and location is not None:
+                location = Location(ELSEWHERE, 0, location.size_bytes)
+            return Value(STORED, b"", location, contents)
         return Value(self.state, self.data, None, contents)
 
     def __repr__(self) -> str:
@@ -345,6 +359,7 @@ class ProcessObjects:
         if not ref.contents_held:
             ref.contents = tuple(ObjectId(one) for one in value.contents)
         ref.data, ref.location, ref.state = value.data, location, value.state
+        ref.is_evictable = message.evictable
         if location is not None:
             self.world.look(self.process, object_id, location)
         self._changed.append(ref)
@@ -358,8 +373,9 @@ class ProcessObjects:
                 continue
             ref = self.live.get(object_id)
             if ref is not None and ref.state == STORED and ref.location is not None:
-                ref.location = msgspec.structs.replace(ref.location, node=ELSEWHERE)
+                ref.location = Location(ELSEWHERE, 0, ref.location.size_bytes)
                 ref.state = BORROWED
+                ref.is_evictable = False
             released.append(object_id)
         self.tell_daemon(CopiesReleased(released))
 
