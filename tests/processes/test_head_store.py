@@ -77,6 +77,24 @@ def test_a_transaction_is_written_whole_or_not_at_all(url: str) -> None:
     assert rows_of(url) == {("actor", b"other"): b"value"}
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:treasure@127.0.0.1:1/database",
+        "postgresql://user@127.0.0.1:1/database?password=treasure",
+        "postgresql://user:treas/ure@127.0.0.1:1/database",
+        "postgresql://user:12treasure:34@127.0.0.1:port/database",
+        "postgresql+none://user:treasure@127.0.0.1/database",
+        "mysql://user:treasure@127.0.0.1/database",
+        "sqlite://user:treasure@somewhere",
+    ],
+)
+def test_the_password_of_a_database_is_in_no_error(url: str) -> None:
+    with pytest.raises(StoreError) as error:
+        HeadStore(url)
+    assert "treas" not in str(error.value)
+
+
 def test_a_second_head_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("remora.processes.head.store.LOCK_TIMEOUT_S", 0.1)
     monkeypatch.setattr("remora.processes.head.store.SQLITE_LOCK_TIMEOUT_S", 0.1)
@@ -218,12 +236,6 @@ def test_a_state_of_another_version_is_left_alone(tmp_path: Path) -> None:
 def test_a_database_of_another_kind_is_refused_with_those_that_can_be_used() -> None:
     with pytest.raises(StoreError, match=r"sqlite:// or postgresql://"):
         HeadStore("mysql://user:secret@host/base")
-
-
-def test_the_password_of_a_database_is_in_no_error() -> None:
-    with pytest.raises(StoreError) as caught:
-        HeadStore("postgresql://user:secret@127.0.0.1:1/base")
-    assert "secret" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------- the pipeline

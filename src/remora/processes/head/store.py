@@ -63,8 +63,9 @@ class HeadStore:
         self._connection: sa.Connection | None = None
         try:
             self._engine = _make_engine(url)
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise StoreError(f"the head cannot use {_shown(url)!r} for its state: {error}") from error
+        except (sa.exc.ArgumentError, ValueError, ImportError) as error:
+            why = _reason(error) if _parsed(url) else "characters as / and @ in a password are written as %2F and %40"
+            raise StoreError(f"the head cannot use {_shown(url)!r} for its state: {why}") from error
         self._shown = _shown(url)
         try:
             self._connect()
@@ -246,11 +247,20 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _shown(url: str) -> str:
-    """The URL without its password."""
+    """The URL without its password, which may be in the query, too."""
+    parsed = _parsed(url)
+    if parsed is None:
+        return f"{url.partition(':')[0]}://..."
+    secrets = {name: "***" for name in parsed.query if "password" in name.lower()}
+    return parsed.update_query_dict(secrets).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sa.URL | None:
+    """The URL, or None for what is none: then nobody knows what of it is a password."""
     try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return url
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return None
 
 
 def _reason(error: Exception) -> str:
