@@ -15,6 +15,7 @@ from remora.processes.daemon import links as links_module
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.processes.daemon.links import Links
 from remora.processes.daemon.output import MAX_UNSENT_BYTES, OutputForwarder
+from remora.system.network.refusals import Refusal
 
 HERE, OTHER = NodeId(b"\0\0\0\1"), NodeId(b"\0\0\0\2")
 FIRST, SECOND = CopyDropped([b"1" * 16]), CopyDropped([b"2" * 16])
@@ -28,6 +29,10 @@ class FakeStream:
         self.written: list[Any] = []
         self.unsent_bytes = 0
         self.peer: Any = None
+        self.refusals: list[int] = []
+
+    def refuse(self, code: int) -> None:
+        self.refusals.append(code)
 
     def flush(self) -> None:
         self.written += self.outgoing
@@ -100,6 +105,18 @@ def test_what_is_said_to_a_node_that_was_dead_before_it_was_known_goes_nowhere(r
     rig.links.members_changed()
     rig.links.send(OTHER, SECOND)
     assert not rig.opened
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [make_process_id(1, 0), make_process_id(2, 1), bytes(8)],
+    ids=["this daemon", "a process that is no daemon", "the head"],
+)
+def test_only_daemons_of_other_nodes_open_links(rig: Rig, sender: bytes) -> None:
+    stream = FakeStream()
+    rig.links.accept(stream, sender)  # type: ignore[arg-type]
+    assert stream.refusals == [Refusal.UNKNOWN_TARGET]
+    assert not rig.links.linked_nodes()
 
 
 def test_a_node_that_breaks_the_rules_of_counting_does_not_end_the_daemon(rig: Rig) -> None:

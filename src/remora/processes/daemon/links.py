@@ -14,6 +14,7 @@ from remora.base.credentials import ClusterCredentials
 from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
 from remora.core.counting.vocabulary import CountingError
 from remora.messages.links import ForProcess, FromProcess
+from remora.processes.daemon.heartbeats import HEAD_PROCESS
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import Refusal
 from remora.system.network.stream import Stream, open_stream
@@ -157,6 +158,9 @@ class Links:
         node = node_of(sender)
         if node in self._dead:
             stream.refuse(Refusal.DECLARED_DEAD)
+            return
+        if sender == self._self or sender != _daemon_of(node) or sender == HEAD_PROCESS:
+            stream.refuse(Refusal.UNKNOWN_TARGET)
             return
         stream.on_messages = self._on_messages
         stream.on_closed = self._on_closed
