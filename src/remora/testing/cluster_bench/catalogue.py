@@ -146,9 +146,9 @@ def all_scenarios(effort: Effort) -> list[Scenario]:
     readers = tuple(NodeOptions(f"reader{number}", num_cpus=1) for number in range(1, max(effort.readers) + 2))
     two = (HERE, THERE)
     return [
+        Scenario("broadcast", (_broadcast_rows(effort),), (HERE, *readers), (HERE, *readers[:-1]), is_long=True),
         Scenario("two nodes", (TRANSFER, SMALL_OBJECTS, CALLS, GROUPS), two, two),
         Scenario("nodes that come and go", (JOINING, DEATHS), two, two, is_long=True),
-        Scenario("broadcast", (_broadcast_rows(effort),), (HERE, *readers), (HERE, *readers[:-1]), is_long=True),
     ]
 
 

@@ -70,7 +70,8 @@ class ClusterRun:
         pairs = self._effort.long_pairs if scenario.is_long else self._effort.pairs
         for pair in range(pairs):
             for side in sides if pair % 2 == 0 else reversed(sides):
-                self._say(f"{scenario.name}, pair {pair + 1} of {pairs}: {side}")
+                now = datetime.now().strftime("%H:%M:%S")
+                self._say(f"{now} {scenario.name}, pair {pair + 1} of {pairs}: {side}")
                 figures = raw(self._effort) if side == RAW else self._measure_side(scenario, side)
                 self._figures.setdefault(side, []).append(figures)
 
