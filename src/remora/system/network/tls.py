@@ -153,9 +153,11 @@ class TlsTransport:
             OSError: the connection is broken.
         """
         with self._lock:
-            while not (received := self._decrypt(view)):
+            received = self._decrypt(view) if self._holds_some() else 0
+            while not received:
                 if not self._read_in():
                     return 0
+                received = self._decrypt(view)
         self.received_bytes += received
         return received
 
@@ -191,8 +193,14 @@ class TlsTransport:
             if not size_bytes:
                 return received
             received += size_bytes
+            if not self._holds_some():
+                return received
         self._decrypts_more = True
         return received
+
+    def _holds_some(self) -> bool:
+        """Whether reading may give something: the error that there is nothing costs more than a small record."""
+        return bool(self._from_peer.pending or self._ssl.pending())
 
     def _read_in(self) -> int:
         data = self._socket.recv(READ_SIZE_BYTES)
