@@ -419,7 +419,8 @@ class Values:
                 return ref
             self._asked.pop(message.id, None)
             if ref is None or ref.state >= FIRST_FINISHED:
-                return None
+                # Who waits for it is told also when it came meanwhile, as the argument of a call that runs here.
+                return ref
             value = message.value
             ref.contents = tuple(value.contents)
             ref.data = value.data if location is None else location
