@@ -75,7 +75,7 @@ class ReportedCopies:
 
 
 def test_the_command_line_counts_violations(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "3"]) == 0
+    assert main(["--counting", "--seeds", "3"]) == 0
     assert capsys.readouterr().out == "3 seeds, 0 violations\n"
-    assert main(["--replay", "5"]) == 0
+    assert main(["--counting", "--replay", "5"]) == 0
     assert "everything was freed and nobody waits" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Stories about counting, told in order against their expected outcome, and shuffled from seeds.
 
-After a wanted change: ``python -m remora.testing.simulation --write-stories tests/simulation/stories``, then read.
+After a wanted change: ``python -m remora.testing.simulation --counting --write-stories tests/simulation/stories``.
+Then read.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ class ProcessCalls(ProcessObjects):
         """Calls that raised and are to run again, when the worker has let their refs go."""
         self._later: list[PendingCall] = []
         self._failed: list[tuple[PendingCall, str]] = []
+        self._shapes: dict[tuple[frozenset[tuple[str, int]], str], TaskShape] = {}
         self._last_request = 0
 
     # ------------------------------------------------------------------ arguments
@@ -187,6 +188,14 @@ class ProcessCalls(ProcessObjects):
 
     # ------------------------------------------------------------------ tasks
 
+    def shape(self, need: dict[str, int], strategy: str = "") -> TaskShape:
+        """That of the one function with these options."""
+        key = (frozenset(need.items()), strategy)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = self.submission.shape(need, strategy)
+        return shape
+
     def submit(
         self,
         shape: TaskShape,
@@ -260,7 +269,7 @@ class ProcessCalls(ProcessObjects):
 
     def _connect(self, peer: ProcessId, owner: Worker | ActorHandle) -> bool:
         """False when the worker is dead already, which the daemon will tell. A stream to another node never says so."""
-        if peer not in self.world.alive and node_of(peer) == self.node:
+        if peer not in self.peers and peer not in self.world.alive and node_of(peer) == self.node:
             return False
         if isinstance(owner, LeasedWorker):
             owner.connection = peer

@@ -9,6 +9,7 @@ and decoder, as it does between processes, so nothing is shared by accident.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -22,7 +23,8 @@ HEAD = bytes(8)
 REPLIES = 1
 Channel = tuple[bytes, bytes, int]
 """Sender, receiver, lane."""
-UNTOLD = frozenset(("job_environment", "environment", "members", "departed", "address", "slot", "handle"))
+_HEX_ID = re.compile("[0-9a-f]{32}")
+UNTOLD = frozenset(("job_environment", "environment", "members", "departed", "address", "slot", "handle", "boot"))
 """Fields that no reader of a story wants to see."""
 Unit = tuple[Any, ...]
 """Messages that arrive together: a marker and the message behind it, or one message."""
@@ -120,7 +122,7 @@ class Network:
     def text_of(self, line: Line) -> str:
         """One line for a reader."""
         if line.what:
-            return f"{line.at_s:7.2f} {self.name(line.sender)}: {line.what}"
+            return f"{line.at_s:7.2f} {self.name(line.sender)}: {self.in_words(line.what)}"
         unit = ", ".join(self.describe(message) for message in line.unit)
         return f"{line.at_s:7.2f} {self.name(line.sender)} -> {self.name(line.to)}: {unit}"
 
@@ -150,7 +152,11 @@ class Network:
             return "{" + " ".join(f"{self.describe(key)}:{self.describe(one)}" for key, one in value.items()) + "}"
         if isinstance(value, msgspec.Struct):
             return type(value).__name__ + "(" + " ".join(self._fields(value)) + ")"
-        return str(value)
+        return self.in_words(str(value))
+
+    def in_words(self, text: str) -> str:
+        """The text with names in place of the ids in it, which are 32 hexadecimal digits."""
+        return _HEX_ID.sub(lambda found: self.name(bytes.fromhex(found[0])), text)
 
     def _fields(self, struct: msgspec.Struct) -> Iterator[str]:
         defaults = dict(zip(reversed(struct.__struct_fields__), reversed(struct.__struct_defaults__), strict=False))

@@ -254,7 +254,7 @@ class Simulation:
 
         def submit() -> None:
             nonlocal result
-            shape = process.submission.shape(need, strategy)
+            shape = process.shape(need, strategy)
             result = process.submit(shape, nested, values, retries, again, size_bytes)
             process.hold(frame, result)
             self._children.setdefault(id(frame), set()).add(result)
@@ -266,7 +266,7 @@ class Simulation:
         count = rng.randint(3, 10)
 
         def submit() -> None:
-            shape = process.submission.shape(dict(ONE_CPU.units))
+            shape = process.shape(dict(ONE_CPU.units))
             for _ in range(count):
                 process.hold(frame, process.submit(shape, self._some(rng, process, frame, 1), (), 1))
 

@@ -354,7 +354,10 @@ class ProcessObjects:
                 self._changed.append(ref)
             return
         self._asked.pop(object_id, None)
-        if ref is None or ref.is_finished:
+        if ref is None:
+            return
+        if ref.is_finished:  # it came meanwhile, as the argument of a call that runs here
+            self._changed.append(ref)
             return
         if not ref.contents_held:
             ref.contents = tuple(ObjectId(one) for one in value.contents)

@@ -19,8 +19,9 @@ ACTOR``, ``get REF``, ``keep REF``, ``drop REF``, ``return [REFS]``, ``return la
 COUNT STRATEGY``, ``remove GROUP``. ``store`` may have ``copies=``.
 
 Lines of nobody: ``settle`` (all that can happen without time does), ``wait SECONDS``, ``kill NAME`` (a program, or the
-worker of a task or actor), ``kill node NODE``, ``kill head``, ``start head``, ``silence NODE SECONDS``, ``hold WHO
-WHO`` and ``let WHO WHO`` stop and start what one says to the other, ``write`` is one step of the head's disk.
+worker of a task or actor; ``unheard``: what it said last to other nodes is lost), ``kill node NODE``, ``kill head``,
+``start head``, ``silence NODE SECONDS``, ``hold WHO WHO`` and ``let WHO WHO`` stop and start what one says to the
+other, ``write`` is one step of the head's disk.
 
 Told in order, each line waits until it can be done, and meanwhile the oldest of what moves goes on. Told from a seed,
 what moves goes on in any order. Either ends with every call ended, every ref dropped, and nothing left.
@@ -35,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remora.base.bundle_names import in_group
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_task_id
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, make_task_id
 from remora.base.resources import Resources
 from remora.base.scheduling import Strategy
 from remora.messages.actors import ActorFound, ActorSpec, KillActor
@@ -49,7 +50,7 @@ from remora.testing.cluster_world import Machines, World
 NOBODYS = ("settle", "wait", "kill", "start", "silence", "hold", "let", "write")
 NOISE = ("Confirm", "MembersChanged", "NodeLoad", "HomeDied", "OfferValues", "DropUnclaimed")
 """What says nothing new in a story."""
-PATIENCE_S = 60.0
+PATIENCE_S = 20.0
 TURN_S = 0.1
 
 
@@ -103,6 +104,9 @@ class ClusterTelling:
         self._ids: dict[str, bytes] = {}
         self._made: dict[str, ProcessId] = {}
         """Who made the calls and actors of the story."""
+        self._refused: set[str] = set()
+        if seed is None:
+            self.world.loses_last = False
         for name, has, programs in story.nodes:
             cpus = has.pop("cpus", 1.0)
             daemon = self.world.add_node(Resources.of(num_cpus=cpus, resources=has or None))
@@ -110,6 +114,8 @@ class ClusterTelling:
             self._ids[name] = daemon.node
             for program in programs:
                 self._ids[program] = self.world.add_driver(daemon, program).process
+        self._settle()
+        self.world.pass_time(TURN_S)
         self._settle()
         self.world.log.clear()
 
@@ -124,8 +130,9 @@ class ClusterTelling:
             if not who:
                 self._nobodys(words)
                 continue
-            self._until(lambda: self._can(who, words), f"{who} {' '.join(words)}")  # noqa: B023
-            if self._is_there(who):
+            line = f"{who} {' '.join(words)}"
+            is_done = self._until(lambda: self._can(who, words), line)  # noqa: B023
+            if is_done and self._is_there(who):
                 self._do(who, words)
         self.world.note(b"", "--- everything ends")
         self._end()
@@ -135,13 +142,17 @@ class ClusterTelling:
         """What happened."""
         return "\n".join([*self.world.story(without=NOISE), ""])
 
-    def _until(self, is_so: Callable[[], bool], line: str) -> None:
+    def _until(self, is_so: Callable[[], bool], line: str) -> bool:
+        """False when it cannot be so in the order of this telling."""
         until_s = self.world.now_s + PATIENCE_S
         while not is_so():
             if not self._move():
                 self.world.pass_time(TURN_S)
+                if self.world.now_s > until_s and self._rng is not None:
+                    return False
                 if self.world.now_s > until_s:
                     raise Violation(f"story {self.story.name}: this can never be done: {line}")
+        return True
 
     def _settle(self) -> None:
         while self._move():
@@ -184,6 +195,8 @@ class ClusterTelling:
         return self._frame(who) is not None
 
     def _can(self, who: str, words: list[str]) -> bool:
+        if who in self._refused:
+            return True
         maker = self._made.get(who)
         if maker is not None and not self.world.processes[maker].is_alive:
             return True  # it will never run
@@ -209,34 +222,35 @@ class ClusterTelling:
         where = "" if frame is process.main else f"{who}: "
         self.world.act(process, where + " ".join(words), lambda: action(process, frame, told))
 
-    def _name(self, name: str, any_id: bytes, maker: SimulatedProcess) -> None:
+    def _name(self, name: str, maker: SimulatedProcess) -> None:
+        """What the process makes next has this name."""
+        any_id = make_object_id(maker.process, maker.last_call + 1)
         self._ids[name] = any_id
         self.world.names[any_id] = name
         self._made[name] = maker.process
 
     def _do_put(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
+        self._name(told.plain[0], process)
         object_id = process.put(told.refs())
-        self._name(told.plain[0], object_id, process)
         process.hold(frame, object_id)
 
     def _do_store(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
+        self._name(told.plain[0], process)
         object_id = process.put(told.refs(), int(told.plain[1]), int(told.options.get("copies", "1")))
-        self._name(told.plain[0], object_id, process)
         process.hold(frame, object_id)
 
     def _do_task(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
-        shape = process.submission.shape(self._need(told), self._strategy(told))
+        shape = process.shape(self._need(told), self._strategy(told))
         retries = int(told.options.get("retries", "0"))
+        self._name_call(told, process)
         result = process.submit(shape, told.refs(), told.refs("values"), retries)
-        self._name_call(told, result, process)
         process.hold(frame, result)
 
-    def _name_call(self, told: Words, result: ObjectId, process: SimulatedProcess) -> None:
-        self._name(told.arrow, result, process)
+    def _name_call(self, told: Words, process: SimulatedProcess) -> None:
         name = told.plain[-1]
-        self._ids[name] = result
-        self._made[name] = process.process
-        self.world.names[result[:12]] = name
+        self._name(name, process)
+        self._name(told.arrow, process)
+        self.world.names[self._ids[name][:12]] = name
 
     def _need(self, told: Words) -> dict[str, int]:
         special = float(told.options.get("special", "0"))
@@ -274,9 +288,11 @@ class ClusterTelling:
                 frame.variables.append(handle)
                 return
             process.let_go([handle])
+            self._refused.add(told.plain[0])
             if found.actor:
                 self._take_found(process, frame, told.plain[0], found)
 
+        self._name(told.plain[0], process)
         handle = process.create_actor(
             spec,
             told.refs(),
@@ -286,7 +302,6 @@ class ClusterTelling:
             get_if_exists="get" in told.plain,
             then=answered,
         )
-        self._name(told.plain[0], handle, process)
         if name:
             process.acquire([handle])
         else:
@@ -309,8 +324,8 @@ class ClusterTelling:
 
     def _do_method(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
         actor = ObjectId(self._ids[told.plain[0]])
+        self._name_call(told, process)
         result = process.call_method(actor, told.refs(), told.refs("values"))
-        self._name_call(told, result, process)
         process.hold(frame, result)
 
     def _do_kill(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
@@ -340,8 +355,8 @@ class ClusterTelling:
         def answered(answer: PlacementGroups) -> None:
             self.world.note(process.process, f"{name}: {answer.error or 'the group is asked for'}")
 
+        self._name(name, process)
         group = process.create_group([one] * int(count), strategy, answered)
-        self._name(name, group, process)
         frame.groups.append(group)
 
     def _do_remove(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
@@ -382,23 +397,30 @@ class ClusterTelling:
         else:
             self._until(lambda: self._process_of(words[0]) is not None, f"kill {words[0]}")
             process = self._process_of(words[0])
-            assert process is not None
-            self.world.kill_process(process)
+            self.world.loses_last = True if "unheard" in words else self.world.loses_last
+            if process is not None:
+                self.world.kill_process(process)
 
     def _process_of(self, name: str) -> SimulatedProcess | None:
-        any_id = self._ids.get(name, b"")
+        any_id = self._id(name)
         found = self._frame(name)
         if found is not None:
             return found[0]
-        return next((process for process in self.world.living_processes() if process.actor == any_id), None)
+        known = (one for one in self.world.living_processes() if any_id and any_id in (one.actor, one.process))
+        return next(known, None)
 
     def _hold(self, kind: str, words: list[str]) -> None:
-        sender, to = (HEAD if word == "head" else self._ids[word] for word in words)
+        sender, to = map(self._id, words)
         channels: set[Channel] = {(sender, to, lane) for lane in (0, 1)}
         if kind == "hold":
             self.world.held_up |= channels
         else:
             self.world.held_up -= channels
+
+    def _id(self, name: str) -> bytes:
+        """Of the head, of what the story names, or of a worker by its node and number."""
+        named = {"head": HEAD, **self._ids}
+        return named.get(name) or next((one for one, known in self.world.names.items() if known == name), b"")
 
     # ------------------------------------------------------------------ the end
 

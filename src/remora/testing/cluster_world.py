@@ -109,6 +109,8 @@ class World(Network):
         self.faults = 0
         self.last_boot = 0
         self.declared_dead: set[bytes] = set()
+        self.loses_last: bool | None = None
+        """Whether other nodes miss what the dead said last; None: that is decided for each."""
         self.held_up: set[Channel] = set()
         """Channels that deliver nothing now."""
         self._connections: dict[tuple[ProcessId, ProcessId], None] = {}
@@ -293,7 +295,7 @@ class World(Network):
         """The worker is known to be dead: what it wrote on this node is there, from elsewhere some may be lost."""
         channel = (worker, submitter, REPLIES)
         process = self.processes[submitter]
-        if worker in self.alive or (process.is_elsewhere(worker) and self.rng.random() < 0.5):
+        if worker in self.alive or (process.is_elsewhere(worker) and self._decide_loss()):
             return
         while channel in self.channels and worker in process.peers:
             unit = self.take(channel)
@@ -323,11 +325,14 @@ class World(Network):
         self.note(process, f"ends: {cause}", process)
         self._causes[process] = cause
         one.is_alive = False
-        loses_last = not in_order and self.rng.random() < 0.5
+        loses_last = not in_order and self._decide_loss()
         self.drop(process, from_it=False)
         self._end_connections(process, loses_last)
         self.put_end(process, one.node)
         self.alive.discard(process)
+
+    def _decide_loss(self) -> bool:
+        return self.rng.random() < 0.5 if self.loses_last is None else self.loses_last
 
     def _end_connections(self, process: ProcessId, loses_last: bool) -> None:
         for submitter, worker in [pair for pair in self._connections if process in pair]:
@@ -352,7 +357,7 @@ class World(Network):
         """The daemon and all processes of the node end."""
         if node not in self.alive:
             return
-        loses_last = self.rng.random() < 0.5
+        loses_last = self._decide_loss()
         for process in [one for one in self.living_processes() if one.node == node]:
             self.end_process(process.process, "its node is gone")
         self.alive.discard(node)

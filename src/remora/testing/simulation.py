@@ -1,8 +1,10 @@
 """``python -m remora.testing.simulation``: random programs on simulated clusters, judged by the truth.
 
-Everything follows from the seed: ``--seeds N`` runs N seeds and names those that break the protocol, ``--replay SEED``
-prints what happens in one, line by line, and ``--write-stories DIRECTORY`` tells every story in it in order and
-writes the outcome beside it, for a reader to judge.
+Everything follows from the seed: ``--seeds N`` runs N seeds and names those that fail, and ``--replay SEED`` tells one of
+them: of a failed one what touched the object, task or actor concerned (``--all``: everything), with as few actions as
+are enough for it (``--shrink``). ``--write-stories DIRECTORY`` tells every story in it in order and writes the outcome
+beside it, for a reader to judge. With ``--counting`` only the machines of reference counting run, and faults are
+denser; without it whole clusters.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from remora.testing import cluster_simulation, cluster_stories
 from remora.testing.counting_programs import Simulation
 from remora.testing.counting_stories import Story
 from remora.testing.counting_telling import Telling
@@ -52,17 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m remora.testing.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--replay", type=int, metavar="SEED", help="print what happens in one seed")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="tell what happens in one seed")
+    parser.add_argument("--all", action="store_true", help="with --replay: everything, of a failed seed, too")
+    parser.add_argument("--shrink", action="store_true", help="with --replay: leave out what the failure does not need")
     parser.add_argument("--write-stories", type=Path, metavar="DIRECTORY", help="write the outcome of each story")
+    parser.add_argument("--counting", action="store_true", help="only reference counting, not whole clusters")
     options = parser.parse_args(arguments)
     if options.write_stories is not None:
-        write_stories(options.write_stories)
+        write = write_stories if options.counting else cluster_stories.write_outcomes
+        write(options.write_stories)
         return 0
     if options.replay is not None:
-        print(replay(options.replay))
+        seed = options.replay
+        tell = cluster_simulation.tell
+        print(replay(seed) if options.counting else tell(seed, everything=options.all, smaller=options.shrink))
         return 0
-    broken = run_seeds(options.first, options.seeds)
-    print("\n".join([*broken, f"{options.seeds} seeds, {len(broken)} violations"]))
+    broken = 0
+    lines = run_seeds(options.first, options.seeds) if options.counting else None
+    for line in cluster_simulation.failures(options.first, options.seeds) if lines is None else lines:
+        print(line, flush=True)
+        broken += 1
+    print(f"{options.seeds} seeds, {broken} violations")
     return 1 if broken else 0
 
 
