@@ -320,6 +320,12 @@ class SimulatedProcess(ProcessCalls):
         if not self._blocked_frames:
             self.tell_daemon(WorkerState(WORKER_RUNNING))
 
+    def tick(self) -> None:
+        """Housekeeping; and what waits behind a call that runs for long goes back."""
+        if self.running and self.queue:
+            self.hand_back()
+        super().tick()
+
     def hand_back(self) -> None:
         """Give what has not begun back to its submitters."""
         if not self._hands_back:

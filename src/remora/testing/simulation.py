@@ -1,6 +1,6 @@
 """``python -m remora.testing.simulation``: random programs on simulated clusters, judged by the truth.
 
-Everything follows from the seed: ``--seeds N`` runs N seeds and names those that fail, and ``--replay SEED`` tells one of
+Everything follows from the seed: ``--seeds N`` runs N seeds and names those that fail, ``--replay SEED`` tells one of
 them: of a failed one what touched the object, task or actor concerned (``--all``: everything), with as few actions as
 are enough for it (``--shrink``). ``--write-stories DIRECTORY`` tells every story in it in order and writes the outcome
 beside it, for a reader to judge. With ``--counting`` only the machines of reference counting run, and faults are
