@@ -36,13 +36,15 @@ def answer() -> None:
     pass
 
 
-@remora.remote(num_cpus=1, max_restarts=0)
-class Keeper:
+class SizeKeeper:
     def __init__(self, refs: list[Any]) -> None:
         self.size = len(remora.get(refs[0]))
 
     def tell_size(self) -> int:
         return self.size
+
+
+Keeper: Any = remora.remote(num_cpus=1)(SizeKeeper)
 
 
 @pytest.mark.usefixtures("one_cpu")
