@@ -477,7 +477,7 @@ class Simulation:
             if number == QUIET_ROUNDS // 2 and self._is_short_of_something():
                 self.world.add_node(Resources.of(num_cpus=1, resources={"special": 1, "slot": 8}))
             self._pass_time(0.1 if number < 5 else 0.4)
-            problem = next(problems(self.world, ignore_objects=self.checker.has_cycle()), None)
+            problem = next(problems(self.world, has_cycle=self.checker.has_cycle()), None)
             if problem is None and not self.world.channels and next(self.world.steps(), None) is None:
                 return
         if problem is not None:

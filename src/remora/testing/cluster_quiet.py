@@ -12,16 +12,20 @@ Problem = tuple[str, bytes]
 """What is left, and the id that it concerns."""
 
 
-def problems(world: World, *, ignore_objects: bool = False) -> Iterator[Problem]:
-    """What somebody waits for, or what is never freed. Objects that contain each other are never freed."""
+def problems(world: World, *, has_cycle: bool = False) -> Iterator[Problem]:
+    """What somebody waits for, or what is never freed.
+
+    Objects that contain each other are never freed before their job ends, and actors among them live as long.
+    """
     for process in world.living_processes():
         yield from _of_calls(world, process)
     for daemon in world.living_daemons():
         yield from _of_waiting(world, daemon)
+    if has_cycle:
+        return
+    for daemon in world.living_daemons():
         yield from _of_leases(world, daemon)
     yield from _of_head(world)
-    if ignore_objects:
-        return
     for process in world.living_processes():
         yield from _of_refs(world, process)
     for daemon in world.living_daemons():

@@ -431,7 +431,7 @@ class ClusterTelling:
         for _ in range(200):
             self._finish()
             self._settle()
-            problem = next(problems(self.world, ignore_objects=self.checker.has_cycle()), None)
+            problem = next(problems(self.world, has_cycle=self.checker.has_cycle()), None)
             if problem is None and not self.world.channels:
                 return
             self.world.pass_time(0.4)
