@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remora.base.bundle_names import base_name, is_cpu
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id, node_of
 from remora.base.resources import Resources
 from remora.core.counting.directory import Directory
@@ -375,7 +376,11 @@ class SimulatedDaemon:
         """
         self.directory.validate()
         self.workers.router.validate()
-        self.workers.leases.bundles.validate()
+        leases = self.workers.leases
+        leases.bundles.validate()
+        for name, amount in leases.ledger.free().items():
+            is_lent = is_cpu(name) or (leases.bundles.is_draining and base_name(name) != name)
+            assert amount >= 0 or is_lent, f"{self.world.name(self.node)} has {amount} of {name} free"
         self.transfers.pulls.validate()
         self.head.link.validate()
 

@@ -64,6 +64,10 @@ class SimulatedHeadLink:
         """The creation object was freed."""
         self._say(m.ActorHandlesGone(actor))
 
+    def leave(self, reason: str) -> None:
+        """This node is to end in order: it does when the head has said so to all."""
+        self._say(m.LeaveCluster(reason))
+
     def tell_load(self, load: m.NodeLoad) -> None:
         """What the node has, when that changed."""
         if load != self._load and self.is_open:

@@ -159,20 +159,37 @@ class Simulation:
     def _fault(self, rng: random.Random) -> None:
         world = self.world
         self.faults_left -= 1
-        kind = rng.choice(("worker", "worker", "node", "node", "head", "silence", "driver"))
+        kind = rng.choice(("worker", "worker", "start", "node", "node", "leave", "head", "silence", "driver"))
         nodes = [daemon for daemon in world.living_daemons() if daemon.node != world.head.machine.membership.head_node]
         workers = [process for process in world.living_processes() if not process.is_driver]
         if kind == "worker" and workers:
             world.kill_process(rng.choice(workers))
+        elif kind == "start":
+            self._fail_start(rng)
         elif kind == "driver" and len(self.drivers()) > 1:
             world.kill_process(rng.choice(self.drivers()))
         elif kind == "head":
             world.kill_head()
             self._head_is_back_at = world.now_s + rng.choice((0.1, 0.5, 2.0))
+        elif kind == "leave" and nodes:
+            world.faults += 1
+            daemon = rng.choice(nodes)
+            world.note(daemon.node, "leaves in order", daemon.node)
+            daemon.head.leave("it is not needed any more")
         elif kind == "silence" and nodes:
             world.silence(rng.choice(nodes), rng.choice((1.0, 6.0, 8.0)))
         elif len(nodes) > 1:
             world.kill_node(rng.choice(nodes).node)
+
+    def _fail_start(self, rng: random.Random) -> None:
+        """A worker dies before it says hello."""
+        starting = [(one, worker) for one in self.world.living_daemons() for worker in one.workers.waiting_to_start()]
+        if starting:
+            self.world.faults += 1
+            daemon, worker = rng.choice(starting)
+            self.world.note(daemon.node, f"worker {worker.number} dies before it says hello", worker.process)
+            daemon.workers.start_failed(worker, "it died at once")
+            daemon.carry_out()
 
     # ------------------------------------------------------------------ what programs do
 
