@@ -72,6 +72,19 @@ def test_pending_arguments_hold_back_only_themselves_at_an_unordered_actor() -> 
     assert numbers(calls.arguments_ready(1)) == [1]
 
 
+def test_a_call_that_is_repeated_goes_before_one_that_waits_for_its_result() -> None:
+    calls = alive()
+    record = Record(1, retries_left=1)
+    assert calls.submit(record)
+    calls.submit_unready(Record(2))
+    calls.completed(1)
+    assert numbers(calls.submit_again(record)) == [1]
+    calls.validate()
+    calls.actor_state(told(DEAD))
+    assert calls.submit_again(Record(3)) == ()
+    assert [effect.record.call for effect in calls.outbox] == [1, 2, 3]
+
+
 def test_an_actor_that_turns_out_to_be_unordered_lets_calls_go_past_one_that_waits_for_arguments() -> None:
     calls: ActorCalls[Record] = ActorCalls(ACTOR, ordered=True)
     calls.submit_unready(Record(1))

@@ -186,6 +186,17 @@ class ActorCalls(Generic[R]):
             self._waiting.appendleft(record)
         return retried, self._drain()
 
+    def submit_again(self, record: R) -> Sequence[R]:
+        """A call that raised runs again, before all that wait: one of them may wait for its result.
+
+        Returns what can be sent now, in order.
+        """
+        if self.state.state == DEAD:
+            self.outbox.append(FailCall(record, True, self.state))
+            return NOTHING
+        self._waiting.appendleft(record)
+        return self._drain()
+
     def cancel(self, record: R) -> tuple[bool, Sequence[R]]:
         """Whether the call is in flight, so that the worker must be told, and what can be sent now if it is not.
 

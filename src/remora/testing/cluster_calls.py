@@ -368,7 +368,8 @@ class ProcessCalls(ProcessObjects):
             if record.actor is None:
                 self._dispatch(record)
             else:
-                self._dispatch_method(record.actor, record)
+                self._push_actor(record.actor, record.actor.calls.submit_again(record))
+                self._fail_calls(record.actor)
 
     def _on_done(self, peer: ProcessId, owner: Worker | ActorHandle, done: Done) -> None:
         in_flight = owner.in_flight if isinstance(owner, LeasedWorker) else owner.calls.in_flight

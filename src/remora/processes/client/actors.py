@@ -172,6 +172,14 @@ class ActorClient:
             self._peers.mark_dirty(peer)
             self._client.nudge()
 
+    def _dispatch_again(self, record: ActorRecord, pending: PendingCall) -> None:
+        """The call has raised and is to be repeated; what it carried has been let go."""
+        with self._lock:
+            if not pending.is_cancelled:
+                self._push(record, record.calls.submit_again(pending))
+                self._carry_out(record)
+        self._client.nudge()
+
     def _submit_unready(self, record: ActorRecord, pending: PendingCall) -> None:
         with self._lock:
             record.calls.submit_unready(pending)
@@ -259,7 +267,7 @@ class ActorClient:
             retried = True
             more = record.calls.completed(call)
             pending.retries_left -= pending.retries_left > 0
-            self._refs.when_let_go(peer.process, call, lambda: self._dispatch(record, pending))
+            self._refs.when_let_go(peer.process, call, lambda: self._dispatch_again(record, pending))
         elif failed:
             retried, more = record.calls.raised(call, may_retry)
         else:
