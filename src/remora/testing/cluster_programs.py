@@ -161,6 +161,8 @@ class Simulation:
         self.faults_left -= 1
         kind = rng.choice(("worker", "worker", "start", "node", "node", "leave", "head", "silence", "driver"))
         nodes = [daemon for daemon in world.living_daemons() if daemon.node != world.head.machine.membership.head_node]
+        if rng.random() < 0.9:  # a cluster without programs has nothing more to tell
+            nodes = [daemon for daemon in nodes if any(one.node != daemon.node for one in self.drivers())]
         workers = [process for process in world.living_processes() if not process.is_driver]
         if kind == "worker" and workers:
             world.kill_process(rng.choice(workers))
