@@ -351,6 +351,7 @@ class ProcessObjects:
                 if not ref.contents:
                     ref.contents = tuple(ObjectId(one) for one in value.contents)
                 ref.location = location
+            if ref is not None:
                 self._changed.append(ref)
             return
         self._asked.pop(object_id, None)
