@@ -276,7 +276,8 @@ class Simulation:
             shape = process.shape(need, strategy)
             result = process.submit(shape, nested, values, retries, again, size_bytes)
             process.hold(frame, result)
-            self._children.setdefault(id(frame), set()).add(result)
+            if not values:  # else it may wait for what waits for a resource of the code that would wait for it
+                self._children.setdefault(id(frame), set()).add(result)
 
         what = f"call a task, {retries} retries, with [{self._names(nested)}] and values of [{self._names(values)}]"
         self._do(process, frame, what, submit, *nested, *values)
