@@ -40,6 +40,8 @@ class Frame:
         self.pins: list[ObjectId] = []
         self.groups: list[bytes] = []
         self.awaited: set[ObjectId] = set()
+        self.children: set[ObjectId] = set()
+        """Results of its own calls that wait for no values."""
         self.is_orphaned = False
         self.is_constructor = False
         self.argument_error = b""

@@ -85,7 +85,6 @@ class Simulation:
         self.done = 0
         self._stalled: Channel | None = None
         self._stalled_for = 0
-        self._children: dict[int, set[ObjectId]] = {}
         self._head_is_back_at = 0.0
         self._set_up(shape)
 
@@ -277,7 +276,7 @@ class Simulation:
             result = process.submit(shape, nested, values, retries, again, size_bytes)
             process.hold(frame, result)
             if not values:  # else it may wait for what waits for a resource of the code that would wait for it
-                self._children.setdefault(id(frame), set()).add(result)
+                frame.children.add(result)
 
         what = f"call a task, {retries} retries, with [{self._names(nested)}] and values of [{self._names(values)}]"
         self._do(process, frame, what, submit, *nested, *values)
@@ -427,8 +426,7 @@ class Simulation:
         objects = self._objects(process, frame)
         if not process.is_driver:
             # Code in workers waits for what was put, and for its own tasks: nothing waits in a circle.
-            mine = self._children.get(id(frame), ())
-            objects = [one for one in objects if one in mine or one[:12] not in self.checker.retries]
+            objects = [one for one in objects if one in frame.children or one[:12] not in self.checker.retries]
         if objects:
             object_id = rng.choice(objects)
             what = f"get {self._names([object_id])}"
