@@ -150,7 +150,8 @@ class Machine:
 
     def log(self, name: str = "daemon.log") -> str:
         """What the processes of all sessions here have logged."""
-        return "\n".join(path.read_text(errors="replace") for path in self.tmp.glob(f"remora-*/*/{name}"))
+        logs = [path for folder in self.session_folders() for path in sorted(folder.glob(name))]
+        return "\n".join(path.read_text(errors="replace") for path in logs)
 
 
 class RemoteError(AssertionError):
