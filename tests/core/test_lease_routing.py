@@ -16,6 +16,7 @@ from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable
 from remora.core.leases import PATIENCE_S
 from remora.core.routed_requests import RETRY_S
 from remora.messages.leases import (
+    MAX_LEASES_ASKED,
     RUNNING_UNKNOWN,
     CancelRequest,
     LeaseDelayed,
@@ -51,6 +52,18 @@ def test_without_other_nodes_everything_is_the_tables_business() -> None:
     assert cluster.nodes_of_grants() == [1, 1]
     assert cluster.nodes[node_id(1)].table.queued(DRIVER, 1) == 3
     assert not cluster.sent
+
+
+@pytest.mark.parametrize("count", [-1, 0, MAX_LEASES_ASKED + 1, 2**64 - 1])
+@pytest.mark.parametrize("process", [driver(1), driver(2)], ids=["here", "elsewhere"])
+def test_a_request_for_workers_without_number_is_refused_before_it_is_begun(process: bytes, count: int) -> None:
+    node = LeaseCluster(TWO, TWO).nodes[node_id(1)]
+    request = RequestLease(1, {}, count=count)
+    ask = node.router.request if node_of(process) == node.node else node.router.from_process
+    with pytest.raises(ValueError, match="one request is for"):
+        ask(process, process, request, now_s=0.0)
+    assert not node.router.outbox
+    assert not node.table.leases()
 
 
 def test_this_node_comes_first_and_the_rest_goes_where_there_is_room() -> None:

@@ -33,6 +33,7 @@ from remora.core.request_placing import RequestPlacer
 from remora.core.routed_requests import ProcessRecord, RemoteLease, RoutedRequest, RouterEffect, ToNode
 from remora.core.waiting_actors import WaitingActors
 from remora.messages.leases import (
+    MAX_LEASES_ASKED,
     RUNNING_UNKNOWN,
     CancelRequest,
     LeaseBroken,
@@ -91,11 +92,10 @@ class LeaseRouter:
         """The process wants ``message.count`` workers.
 
         Raises:
-            ValueError: it has a request of this number, ``count`` is not positive, or the strategy is none.
+            ValueError: it has a request of this number, ``count`` is out of range, or the strategy is none.
         """
+        _check_count(process, message)
         record = self._processes.get(process) or ProcessRecord(process, job)
-        if message.count < 1:
-            raise ValueError(f"{short(process)} asks for {message.count} leases")
         if message.request in record.requests:
             raise ValueError(f"{short(process)} used request number {message.request} twice")
         self._placer.add(record, message, now_s)
@@ -166,11 +166,12 @@ class LeaseRouter:
         """What a process of another node wants of this one: ``FromProcess`` and the message.
 
         Raises:
-            ValueError: it returns what it has not, or uses a number twice.
+            ValueError: it returns what it has not, uses a number twice, or asks for too many.
         """
         if self.view.is_dead(node_of(process)):
             return
         if isinstance(message, RequestLease):
+            _check_count(process, message)
             self._guests.setdefault(node_of(process), {})[process] = None
             self.table.request(
                 process,
@@ -388,3 +389,10 @@ class LeaseRouter:
 
     def __repr__(self) -> str:
         return f"<LeaseRouter of {short(self.node)} {self.table!r} {self._placer!r}>"
+
+
+def _check_count(process: bytes, message: RequestLease) -> None:
+    if not 1 <= message.count <= MAX_LEASES_ASKED:
+        raise ValueError(
+            f"{short(process)} asks for {message.count} leases: one request is for 1 to {MAX_LEASES_ASKED}"
+        )

@@ -20,6 +20,9 @@ WORKER_RUNNING = 1
 WORKER_IDLE = 2
 """The answer to ``LeaseEnded``: it has nothing more to run."""
 
+MAX_LEASES_ASKED = 1 << 14
+"""In one request: a daemon looks at each of them, and grants nearly all at once when they need no resources."""
+
 RUNNING_UNKNOWN = b"\0"
 """``LeaseBroken.running`` when any task sent to the worker may have begun."""
 

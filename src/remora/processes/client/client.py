@@ -127,7 +127,7 @@ class Client:
     def _request_limit(self) -> int:
         """How many leases are asked for at once; in a cluster this node's CPUs say nothing of how many there are."""
         limit = max(2, 2 * int(self.welcome.resources.get("CPU", 1)))
-        return max(CLUSTER_REQUEST_LIMIT, limit) if self.is_in_cluster else limit
+        return min(max(CLUSTER_REQUEST_LIMIT, limit) if self.is_in_cluster else limit, lease_messages.MAX_LEASES_ASKED)
 
     # ------------------------------------------------------------------ sending
 
