@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -38,6 +39,24 @@ def test_only_their_owner_can_read_the_files(tmp_path: Path) -> None:
     files = sorted(folder.iterdir())
     assert [file.name for file in files] == ["certificate.pem", "key.pem", "secret"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(PermissionError, match="everybody may write"):
+        open_credentials(str(tmp_path), False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_secret_that_another_user_has_put_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_credentials(str(tmp_path), False)
+    maker = os.getuid()
+    if maker == 0:
+        os.chown(tmp_path / "secret", 4242, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: maker + 1)
+    with pytest.raises(PermissionError, match="belongs to user"):
+        open_credentials(str(tmp_path), False)
 
 
 def test_a_node_that_joins_has_the_same_certificate(tmp_path: Path) -> None:

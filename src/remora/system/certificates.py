@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from datetime import UTC, datetime, timedelta
 
 from remora.base.credentials import SECRET_SIZE_BYTES, ClusterCredentials
@@ -25,8 +26,9 @@ def open_credentials(folder: str, encrypt: bool = True) -> ClusterCredentials:
     Raises:
         ValueError: a file is damaged, or the cluster was started with another *encrypt*.
         ImportError: as for :func:`create_credentials`.
-        OSError: the folder cannot be read or written.
+        OSError: the folder cannot be read or written, or others could put a secret of their own into it.
     """
+    _check_private(folder)
     try:
         credentials = read_credentials(folder)
     except FileNotFoundError:
@@ -114,6 +116,21 @@ def _credentials(folder: str, secret: bytes, fingerprint: bytes, encrypt: bool) 
     if not encrypt:
         return ClusterCredentials(secret, fingerprint, False)
     return ClusterCredentials(secret, fingerprint, True, _path(folder, CERTIFICATE_FILE), _path(folder, KEY_FILE))
+
+
+def _check_private(folder: str) -> None:
+    """Whoever chose the secret of a cluster may run code there: nobody else may have made it, or replace it."""
+    for path in (folder, *(_path(folder, name) for name in (SECRET_FILE, CERTIFICATE_FILE, KEY_FILE))):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue
+        if status.st_uid not in (os.getuid(), 0):
+            raise PermissionError(
+                f"{path} belongs to user {status.st_uid}: give a folder for the state that is your own"
+            )
+        if status.st_mode & stat.S_IWOTH:
+            raise PermissionError(f"everybody may write to {path}: give a folder for the state that is yours alone")
 
 
 def _path(folder: str, name: str) -> str:
