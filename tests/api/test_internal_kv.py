@@ -47,3 +47,9 @@ def test_what_cannot_be_a_key_or_a_value_is_refused_with_its_place() -> None:
         kv._internal_kv_put("key", None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at most 16,777,216"):
         kv._internal_kv_put("key", bytes(17 << 20))
+
+
+def test_a_key_that_is_too_long_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match=r"at most 2,000 are taken"):
+        kv._internal_kv_put("k" * 2001, b"value")
+    assert kv._internal_kv_get("k" * 2001) is None

@@ -19,6 +19,7 @@ from remora.messages.head import (
     KEY_GET,
     KEY_LIST,
     KEY_PUT,
+    MAX_KEY_BYTES,
     CancelPlacement,
     Confirm,
     JobStarted,
@@ -281,3 +282,11 @@ def test_an_actor_whose_job_is_not_known_yet_waits_for_it() -> None:
     assert "job" in rig.placer.why_waiting(actor)
     rig.placer.try_again()
     assert rig.run() == [(ONE, actor, 1)]
+
+
+def test_a_key_that_no_database_can_write_down_is_refused_and_changes_nothing() -> None:
+    table = KeyValueTable()
+    ask(table, KEY_PUT, b"k" * (MAX_KEY_BYTES - 1), value=b"longest")
+    with pytest.raises(ValueError, match="with its namespace"):
+        ask(table, KEY_PUT, b"k" * MAX_KEY_BYTES, value=b"too long")
+    assert ask(table, KEY_LIST, b"").keys == [b"k" * (MAX_KEY_BYTES - 1)]

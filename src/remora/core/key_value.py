@@ -11,6 +11,7 @@ from remora.messages.head import (
     KEY_GET,
     KEY_LIST,
     KEY_PUT,
+    MAX_KEY_BYTES,
     KeyValueAnswer,
     KeyValueRequest,
 )
@@ -35,7 +36,7 @@ class KeyValueTable:
         """Do what is asked.
 
         Raises:
-            ValueError: there is no such operation.
+            ValueError: there is no such operation, or the key is too long to be written down.
         """
         number, namespace, key = request.request, request.namespace, request.key
         values = self._namespaces.get(namespace, {})
@@ -48,6 +49,8 @@ class KeyValueTable:
         if operation == KEY_LIST:
             return KeyValueAnswer(number, keys=sorted(each for each in values if each.startswith(key)))
         if operation == KEY_PUT:
+            if len(namespace) + len(key) > MAX_KEY_BYTES:
+                raise ValueError(f"a key has {len(namespace) + len(key)} bytes with its namespace")
             is_new = key not in values
             if is_new or request.overwrite:
                 self._namespaces.setdefault(namespace, values)[key] = request.value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from remora.base import runtime
 from remora.base.runtime import KeyValueResult
-from remora.messages.head import KEY_DELETE, KEY_EXISTS, KEY_GET, KEY_LIST, KEY_PUT
+from remora.messages.head import KEY_DELETE, KEY_EXISTS, KEY_GET, KEY_LIST, KEY_PUT, MAX_KEY_BYTES
 
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The head keeps every value in memory, twice with its database: larger ones belong into the object store."""
@@ -76,7 +76,7 @@ def _internal_kv_put(key: Bytes, value: Bytes, overwrite: bool = True, *, namesp
     Raises:
         RuntimeError: there is no session.
         TypeError: an argument is neither ``bytes`` nor ``str``.
-        ValueError: the value is larger than 16 MB.
+        ValueError: the value is larger than 16 MB, or the key with its namespace than 2,000 bytes.
 
     Example:
         >>> _internal_kv_put("model", b"v2", namespace="training")
@@ -135,7 +135,13 @@ def _ask(
     if current is None:
         raise RuntimeError(f"{function}() was called before remora.init(): there is no store to ask")
     space = _to_bytes(function, "namespace", namespace if namespace is not None else b"")
-    return current.key_value(operation, space, _to_bytes(function, "key", key), value, overwrite, by_prefix)
+    name = _to_bytes(function, "key", key)
+    if operation == KEY_PUT and len(space) + len(name) > MAX_KEY_BYTES:
+        raise ValueError(
+            f"{function}(): the key has {len(space) + len(name):,} bytes with its namespace, and at most "
+            f"{MAX_KEY_BYTES:,} are taken: use a digest of it"
+        )
+    return current.key_value(operation, space, name, value, overwrite, by_prefix)
 
 
 def _to_bytes(function: str, argument: str, value: object) -> bytes:

@@ -28,6 +28,10 @@ KEY_LIST = 4
 """Answered with the ``keys`` that begin with ``key``, sorted."""
 
 
+MAX_KEY_BYTES = 2000
+"""Of a key together with its namespace: PostgreSQL cannot write a row with a much longer key, nor any other beside it."""
+
+
 class MemberView(msgspec.Struct, array_like=True, frozen=True):
     """What all nodes know of one that lives. ``address`` is ``host:port`` of its daemon.
 
