@@ -29,7 +29,7 @@ KEY_LIST = 4
 
 
 MAX_KEY_BYTES = 2000
-"""Of a key together with its namespace: PostgreSQL cannot write a row with a much longer key, nor any other beside it."""
+"""Of a key with its namespace: PostgreSQL refuses a row with a much longer key, and all that is written with it."""
 
 
 class MemberView(msgspec.Struct, array_like=True, frozen=True):
