@@ -108,3 +108,14 @@ def test_connecting_where_nobody_listens_raises(path: str) -> None:
     handshake.listen_unix(path).close()
     with pytest.raises(ConnectionRefusedError):
         handshake.connect_unix(path)
+
+
+@pytest.mark.parametrize(("uid", "is_same"), [(1000, True), (0, True), (1001, False)])
+def test_only_this_user_and_root_are_listened_to(uid: int, is_same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Accepted:
+        def getsockopt(self, level: int, option: int, size_bytes: int) -> bytes:
+            assert (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED)
+            return struct.pack("3i", 1, uid, 1)
+
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert handshake.peer_is_same_user(Accepted()) is is_same  # type: ignore[arg-type]
