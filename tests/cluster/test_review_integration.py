@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from time import monotonic
 from typing import Any
 
@@ -134,6 +136,14 @@ def test_futures_and_awaits_of_more_than_the_store_holds_all_end(session: Cluste
     assert asyncio.run(read_all()) == list(range(6))
     futures = [ref.future() for ref in [fill_bytes.remote(number) for number in range(6)]]
     assert [future.result(60)[0] for future in futures] == list(range(6))
+
+
+def test_a_future_comes_true_although_nobody_else_has_its_ref(session: Cluster) -> None:
+    futures = [fill_bytes.remote(number).future() for number in range(6)]
+    while not all(future.done() for future in futures):
+        gc.collect()  # what only a circle of objects holds is gone
+        assert wait(futures, 60, return_when=FIRST_COMPLETED).done
+        futures = [future for future in futures if not future.done()]
 
 
 def test_nothing_is_remembered_of_values_that_came(session: Cluster) -> None:

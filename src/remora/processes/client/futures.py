@@ -24,6 +24,11 @@ class Futures:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._warned_exported = False
+        self._awaited: dict[int, ObjectRef[Any]] = {}
+        """The refs of futures that are not done, by the future's identity.
+
+        Nobody else need have them: the ref and what waits for it hold only each other, and the collector would free both.
+        """
 
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future with the ref's value or error. It is loaded by the thread that hears of it."""
@@ -32,6 +37,7 @@ class Futures:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
         unfinished = [future]
+        self._awaited[id(future)] = ref
 
         def finish(_: ObjectRef[Any]) -> None:
             try:
@@ -44,8 +50,10 @@ class Futures:
                 unfinished.append(future)
                 self._when_finished(ref, finish)
             except BaseException as error:  # noqa: BLE001 - any exception of the user's is the future's result
+                self._awaited.pop(id(future), None)
                 future.set_exception(error)
             else:
+                self._awaited.pop(id(future), None)
                 future.set_result(value)
 
         self._when_finished(ref, finish)
