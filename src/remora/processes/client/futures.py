@@ -27,7 +27,7 @@ class Futures:
         self._awaited: dict[int, ObjectRef[Any]] = {}
         """The refs of futures that are not done, by the future's identity.
 
-        Nobody else need have them: the ref and what waits for it hold only each other, and the collector would free both.
+        Nobody else need have them: the ref and what waits for it hold only each other, and the collector frees such.
         """
 
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
