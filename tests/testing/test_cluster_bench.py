@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from remora.cli.bench.environments import Environment
+from remora.cli.bench.markdown import to_markdown
 from remora.cli.bench.needs import CLUSTER_NEEDS
 from remora.testing.cluster_bench import parts
 from remora.testing.cluster_bench.__main__ import cluster_bench
@@ -66,6 +67,7 @@ def test_sides_take_turns_and_the_order_is_reversed_from_pair_to_pair() -> None:
     rows = (ClusterRow("a row", "speed", "calls/s"),)
     fake = FakeRun([Scenario("fake", (PartRows(parts.calls, rows),), (HERE, THERE), (HERE, THERE))], Effort(pairs=2))
     run = fake.run()
+    assert "2 alternating pairs of 1 s, 3 where one takes minutes;" in to_markdown(run)
     assert fake.asked == ["TLS", "clear", "ray", "ray", "clear", "TLS"]
     assert [(row.name, row.rate, row.peer_rate, row.ratio) for row in run.rows] == [
         ("a row, TLS", 10.0, 4.0, 2.5),

@@ -35,13 +35,15 @@ def to_markdown(run: Run) -> str:
 
 
 def _circumstances(run: Run) -> list[str]:
+    long_pairs = run.settings.get("long_pairs")
+    fewer = f", {long_pairs:g} where one takes minutes" if long_pairs else ""
     return [
         f"date: {run.date}",
         "machine: " + ", ".join(f"{name} {value}" for name, value in run.machine.items()),
         "versions: " + ", ".join(f"{name} {value}" for name, value in run.versions.items()),
-        f"{run.settings['pairs']:g} alternating pairs of {run.settings['seconds']:g} s; rates are medians, ratios the "
-        "median of the pairwise ratios, spread is largest less smallest as a share of the median (the larger of both "
-        "sides)",
+        f"{run.settings['pairs']:g} alternating pairs of {run.settings['seconds']:g} s{fewer}; rates are medians, "
+        "ratios the median of the pairwise ratios, spread is largest less smallest as a share of the median (the larger of "
+        "both sides)",
     ]
 
 

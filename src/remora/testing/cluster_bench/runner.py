@@ -49,7 +49,11 @@ class ClusterRun:
             date=date,
             machine=describe_machine(),
             versions=describe_versions(environments),
-            settings={"pairs": self._effort.pairs, "seconds": self._effort.seconds},
+            settings={
+                "pairs": self._effort.pairs,
+                "long_pairs": self._effort.long_pairs,
+                "seconds": self._effort.seconds,
+            },
         )
         for scenario in self._scenarios:
             self._measure(scenario)
