@@ -42,8 +42,8 @@ def _circumstances(run: Run) -> list[str]:
         "machine: " + ", ".join(f"{name} {value}" for name, value in run.machine.items()),
         "versions: " + ", ".join(f"{name} {value}" for name, value in run.versions.items()),
         f"{run.settings['pairs']:g} alternating pairs of {run.settings['seconds']:g} s{fewer}; rates are medians, "
-        "ratios the median of the pairwise ratios, spread is largest less smallest as a share of the median (the larger "
-        "of both sides)",
+        "ratios the median of the pairwise ratios, spread is largest less smallest as a share of the median (the "
+        "larger of both sides)",
     ]
 
 
