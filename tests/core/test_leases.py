@@ -415,6 +415,15 @@ def test_an_actor_gets_a_worker_of_its_own_even_while_all_cpus_are_in_use() -> N
     assert len(rig.placed) == 2, "again, after its worker died"
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_actors_cost_one_worker_each(count: int) -> None:
+    rig = Rig(cpus=2)
+    for number in range(count):
+        rig.table.request_actor(b"actor-%02d" % number * 2, JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    assert len(rig.placed) == rig.workers == count
+
+
 def test_an_actor_needs_a_node_that_has_what_it_asks_for_to_be_placed() -> None:
     rig = Rig(cpus=0)
     rig.table.request_actor(b"actor-00" * 2, JOB, Resources(), ONE, now_s=rig.now_s)

@@ -72,6 +72,7 @@ def test_warm_workers_are_started_for_the_job_and_replaced_when_they_become_acto
     worker = rig.pool.take(KEY)
     assert worker
     rig.pool.dedicate(worker)
+    rig.pool.want(KEY, 0)
     assert rig.started() == [3]
 
 

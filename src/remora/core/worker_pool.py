@@ -192,13 +192,14 @@ class WorkerPool:
     def dedicate(self, worker: PooledWorker) -> None:
         """The worker is an actor for the rest of its life.
 
+        ``want`` must follow, with what is still wanted of its key: so far the pool counts what this worker was for.
+
         Raises:
             ValueError: the worker is not leased.
         """
         if worker.phase is not WorkerPhase.LEASED:
             raise ValueError(f"{worker!r} cannot become an actor")
         self._move(worker, WorkerPhase.DEDICATED)
-        self._start_workers()
 
     def died(self, process: bytes) -> PooledWorker | None:
         """The process has ended; None when it was no worker."""
