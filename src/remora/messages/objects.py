@@ -42,12 +42,14 @@ class ObjectValue(msgspec.Struct, array_like=True, tag=51, frozen=True):
     """Daemon to process: the object has a value, or will never have one.
 
     Where a value lies that is ``evictable`` the process tells nobody: whoever looks at it must be known to the daemon,
-    which asks with ``ReleaseCopies`` before it frees the place.
+    which asks with ``ReleaseCopies`` before it frees the place. An error ``for_now`` is the end of what was asked until
+    now only: the value is stored on another node, could not be brought to this one, and may be asked for again.
     """
 
     id: bytes
     value: Value
     evictable: bool = False
+    for_now: bool = False
 
 
 class ForgetGet(msgspec.Struct, array_like=True, tag=52, frozen=True):

@@ -162,9 +162,17 @@ def test_a_node_without_room_says_so_to_its_processes(directory: Directory) -> N
     tell(directory, THERE, at(THERE))
     directory.copy_failed(FOREIGN, AFAR, b"", "the store is full")
     assert taken(directory) == [
-        Send(P, ObjectValue(FOREIGN, lost(LossReason.NO_ROOM, "the store is full"))),
+        Send(P, ObjectValue(FOREIGN, lost(LossReason.NO_ROOM, "the store is full"), for_now=True)),
         Send(THERE, c.CopyDropped([FOREIGN])),
     ]
+    assert tell(directory, P, GetObjects([FOREIGN])) == [Send(THERE, GetObjects([FOREIGN]))], "not for ever"
+
+
+def test_processes_are_told_that_an_error_of_the_home_is_for_now_if_it_is(directory: Directory) -> None:
+    tell(directory, P, GetObjects([FOREIGN]))
+    tell(directory, THERE, at(YONDER))
+    error = ObjectValue(FOREIGN, lost(LossReason.UNREACHABLE), for_now=True)
+    assert tell(directory, THERE, error) == [CancelPull(FOREIGN, AFAR), Send(P, error)]
 
 
 def test_an_error_of_the_home_ends_the_pull(directory: Directory) -> None:
@@ -313,7 +321,7 @@ def test_a_reader_whom_nobody_serves_gets_an_error_that_says_why(directory: Dire
     publish_stored(directory)
     tell(directory, THERE, GetObjects([A]))
     assert tell(directory, THERE, c.CopyFailed([A], HERE, "the line is cut")) == [
-        Send(THERE, ObjectValue(A, lost(LossReason.UNREACHABLE, "the line is cut")))
+        Send(THERE, ObjectValue(A, lost(LossReason.UNREACHABLE, "the line is cut"), for_now=True))
     ]
 
 

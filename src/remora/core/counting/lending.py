@@ -58,7 +58,8 @@ class Lending(Reading):
             assert entry.spread is not None
             receiver = entry.spread.receiving.get(node)
             if receiver is None:
-                self._give(node, object_id, self._lost(object_id, LossReason.UNREACHABLE, message.source))
+                error = self._lost(object_id, LossReason.UNREACHABLE, message.source, message.reason)
+                self._give(node, object_id, error, for_now=True)
                 continue
             receiver.failed.add(NodeId(message.source))
             receiver.sources = []
@@ -86,7 +87,8 @@ class Lending(Reading):
         if sources:
             self._tell_node(node, ObjectAt(object_id, entry.value, entry.writer, list[bytes](sources)))
         else:
-            self._give(node, object_id, self._lost(object_id, LossReason.UNREACHABLE, location.node, detail))
+            error = self._lost(object_id, LossReason.UNREACHABLE, location.node, detail)
+            self._give(node, object_id, error, for_now=True)
 
     def _free_spread(self, object_id: ObjectId, entry: Entry) -> None:
         """The object is freed: so is every copy, whole or arriving."""

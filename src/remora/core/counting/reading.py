@@ -93,7 +93,7 @@ class Reading(Holders):
             return
         self._local.remove(object_id)
         for process in self._remote_gets.pop(object_id, {}):
-            self._give(process, object_id, self._lost(object_id, LossReason.NO_ROOM, self.node, reason))
+            self._give(process, object_id, self._lost(object_id, LossReason.NO_ROOM, self.node, reason), for_now=True)
         self._list_home(object_id, CopyDropped)
 
     def locate(self, object_id: ObjectId, writer: bytes) -> Located | None:
@@ -219,7 +219,7 @@ class Reading(Holders):
         if self._is_arriving(object_id):
             self._end_pull(object_id)
         for process in self._remote_gets.pop(object_id, {}):
-            self._give(process, object_id, message.value)
+            self._give(process, object_id, message.value, message.for_now)
 
     def free_copies(self, node: NodeId, message: FreeCopies) -> None:
         for object_id in map(ObjectId, message.ids):
@@ -306,12 +306,14 @@ class Reading(Holders):
         if not waiting:
             del self._remote_gets[object_id]
 
-    def _give(self, waiter: bytes, object_id: ObjectId, value: Value) -> None:
+    def _give(self, waiter: bytes, object_id: ObjectId, value: Value, for_now: bool = False) -> None:
+        """Answer with a value, or an error; *for_now*: the object has a value, of which the waiter gets no copy."""
         self._note_not_waiting(waiter, object_id)
+        answer = ObjectValue(object_id, value, for_now=for_now)
         if waiter == self.node:
-            self.object_value(self.node, ObjectValue(object_id, value))
+            self.object_value(self.node, answer)
         else:
-            self._tell(waiter, ObjectValue(object_id, value))
+            self._tell(waiter, answer)
 
     def _note_not_waiting(self, waiter: bytes, object_id: ObjectId) -> None:
         waiting = self._waiting.get(waiter)
