@@ -33,7 +33,7 @@ def test_the_page_in_the_repository_is_the_one_that_the_code_makes():
 
 def test_every_module_with_messages_is_on_the_page_and_can_be_decoded():
     modules = modules_of_messages()
-    assert set(modules) == set(describe.MODULES)
+    assert set(modules) == set(wire.MODULES)
     assert {message for module in modules for message in module.MESSAGES} == set(wire.ALL_MESSAGES)
 
 
@@ -45,7 +45,7 @@ def test_every_tagged_struct_is_in_the_messages_of_its_module():
 def test_no_tag_is_used_twice_and_none_is_in_the_range_of_another_module():
     tags = [describe.tag_of(message) for message in wire.ALL_MESSAGES]
     assert len(set(tags)) == len(tags)
-    ranges = [sorted(describe.tag_of(message) for message in module.MESSAGES) for module in describe.MODULES]
+    ranges = [sorted(describe.tag_of(message) for message in module.MESSAGES) for module in wire.MODULES]
     for earlier, later in pairwise(ranges):
         assert earlier[-1] < later[0]
 

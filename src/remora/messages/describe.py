@@ -19,41 +19,7 @@ from typing import Any
 import msgspec
 
 from remora.base import configuration, object_ref
-from remora.messages import (
-    actors,
-    arena,
-    children,
-    copies,
-    counting,
-    head,
-    inspection,
-    leases,
-    links,
-    objects,
-    placement_groups,
-    session,
-    tasks,
-    transfer,
-    wire,
-)
-
-MODULES: tuple[ModuleType, ...] = (
-    session,
-    counting,
-    arena,
-    objects,
-    leases,
-    tasks,
-    actors,
-    inspection,
-    children,
-    links,
-    copies,
-    head,
-    transfer,
-    placement_groups,
-)
-"""In the order of their tags."""
+from remora.messages import objects, session, wire
 
 STATES = ("PENDING", "BORROWED", "INLINE", "STORED", "FAILED")
 """The numbers in ``Value.state``; a process uses more of them for itself."""
@@ -100,7 +66,7 @@ def page() -> str:
     """The whole page, in Markdown."""
     lines = [HEAD.format(max_frame=f"{wire.MAX_FRAME_BYTES:,}", version=session.PROTOCOL_VERSION)]
     lines += _overview()
-    for module in MODULES:
+    for module in wire.MODULES:
         lines += _chapter(module)
     lines += ["## Structs of other modules", ""]
     lines += _entry(configuration.WorkerConfiguration)
@@ -109,7 +75,7 @@ def page() -> str:
 
 def _overview() -> list[str]:
     lines = ["## All messages by tag", "", "| tags | about | messages |", "| --- | --- | --- |"]
-    for module in MODULES:
+    for module in wire.MODULES:
         tags = [tag_of(message) for message in module.MESSAGES]
         names = ", ".join(f"{message.__name__} {tag}" for message, tag in zip(module.MESSAGES, tags))
         lines.append(f"| {min(tags)}-{max(tags)} | {_short_name(module)} | {names} |")

@@ -6,6 +6,7 @@ A frame holds a list, so that a burst of small calls costs one encoding, one sys
 from __future__ import annotations
 
 import struct
+from types import ModuleType
 from typing import Any, Union
 
 import msgspec
@@ -27,22 +28,25 @@ from remora.messages import (
     transfer,
 )
 
-ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = (
-    *session.MESSAGES,
-    *counting.MESSAGES,
-    *objects.MESSAGES,
-    *tasks.MESSAGES,
-    *leases.MESSAGES,
-    *actors.MESSAGES,
-    *inspection.MESSAGES,
-    *children.MESSAGES,
-    *arena.MESSAGES,
-    *links.MESSAGES,
-    *copies.MESSAGES,
-    *head.MESSAGES,
-    *transfer.MESSAGES,
-    *placement_groups.MESSAGES,
+MODULES: tuple[ModuleType, ...] = (
+    session,
+    counting,
+    arena,
+    objects,
+    leases,
+    tasks,
+    actors,
+    inspection,
+    children,
+    links,
+    copies,
+    head,
+    transfer,
+    placement_groups,
 )
+"""All that define messages, in the order of their tags."""
+
+ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = tuple(message for module in MODULES for message in module.MESSAGES)
 
 HEADER_SIZE_BYTES = 4
 MAX_FRAME_BYTES = 1 << 30
