@@ -17,6 +17,7 @@ from remora.core.journal import Change
 from remora.processes.head.configuration import HeadConfiguration
 from remora.processes.head.server import HeadServer
 from remora.processes.head.store import HeadStore, StoreError, store_url
+from remora.system.certificates import certificate_and_key
 from remora.system.interpreter import read_configuration
 from remora.system.process_control import raise_descriptor_limit, set_process_title
 from remora.system.reactor import Reactor
@@ -88,13 +89,13 @@ def open_head(store: HeadStore, configuration: HeadConfiguration) -> Head:
         number = 1 + int.from_bytes(os.urandom(4), "big") % (1 << RANDOM_NUMBER_BITS)
         identity_row = os.urandom(CLUSTER_ID_SIZE_BYTES) + number.to_bytes(4, "big")
         store.commit([Change(IDENTITY, b"", identity_row)])
-    credentials = configuration.credentials
+    certificate, key = certificate_and_key(configuration.credentials)
     identity = Identity(
         cluster=identity_row[:CLUSTER_ID_SIZE_BYTES],
         python=(sys.version_info.major, sys.version_info.minor),
         first_number=int.from_bytes(identity_row[CLUSTER_ID_SIZE_BYTES:], "big"),
-        certificate=_read(credentials.certificate_path),
-        key=_read(credentials.key_path),
+        certificate=certificate,
+        key=key,
         epoch_s=time.time() - time.monotonic(),
     )
     head = Head(identity)
@@ -103,10 +104,3 @@ def open_head(store: HeadStore, configuration: HeadConfiguration) -> Head:
     except ValueError as error:
         raise StoreError(f"the head's state is damaged: {error}. Move it away to begin a new cluster") from error
     return head
-
-
-def _read(path: str) -> bytes:
-    if not path:
-        return b""
-    with open(path, "rb") as file:
-        return file.read()
