@@ -90,7 +90,6 @@ class NodeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     grace_s: float = 1.0
     hash_seed: int = 0
-    preload_modules: list[str] = []
     daemon_main: str = DAEMON_MAIN
     worker_main: str = WORKER_MAIN
     zygote_pid: int = 0

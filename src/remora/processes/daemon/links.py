@@ -91,11 +91,6 @@ class Links:
             link.sending.outgoing.append(message)
             self._mark_dirty(link)
 
-    def send_from(self, node: NodeId, process: ProcessId, job: ProcessId, message: Any) -> None:
-        """Pass on what a process of this node says."""
-        self.send(node, FromProcess(process, job))
-        self.send(node, message)
-
     def send_for(self, process: ProcessId, message: Any) -> None:
         """Say something to a process of another node."""
         node = node_of(process)
