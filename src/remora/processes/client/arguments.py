@@ -19,7 +19,7 @@ from remora.messages.tasks import Argument, Task
 from remora.processes.client.leadership import subscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.refs import ELSEWHERE, Refs, value_of
+from remora.processes.client.refs import ELSEWHERE, ErrorForNow, Refs, value_of
 from remora.processes.client.values import TO_KNOW, is_unknown
 from remora.serialization import deserialize_error, serialize_arguments
 
@@ -115,7 +115,7 @@ class Arguments:
     def _complete(self, record: PendingCall) -> bool:
         """All top-level refs have values: put them into the message. False when one of them is an error."""
         for ref in record.top_level:
-            if ref.state == FAILED:
+            if ref.state == FAILED and type(ref.data) is not ErrorForNow:
                 self._client.values.fail(record.return_refs(), ref.data)
                 self._client.forget_call(record)
                 return False

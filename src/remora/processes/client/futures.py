@@ -34,6 +34,7 @@ class Futures:
         """A future with the ref's value or error. It is loaded by the thread that hears of it."""
         import concurrent.futures  # costs milliseconds, as asyncio does; a program without futures needs neither
 
+        self._client.values.ask_again([ref])
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
         unfinished = [future]
@@ -61,6 +62,7 @@ class Futures:
 
     def wait_async(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """``await ref``: the loop goes on meanwhile."""
+        self._client.values.ask_again([ref])
         while True:
             if ref.state < FIRST_FINISHED:
                 yield from self._awaiter(ref)

@@ -26,6 +26,13 @@ class CopyLocation(Location, frozen=True):
     """Where a copy lies that may leave this node when space lacks: only who asked the daemon for it may look there."""
 
 
+class ErrorForNow(bytes):
+    """Why a value could not be brought to this node. It is told to who asked until then; others are told ``location``,
+    and who reads the ref after that asks again."""
+
+    location: Location
+
+
 class Watch(weakref.ref[ObjectRef[Any]]):
     """Tells that the ref with this id died here."""
 
@@ -81,7 +88,7 @@ class Refs:
         return [
             (ref.id, value_of(ref))
             for ref in self.live()
-            if ref.id[:4] in nodes and ref.state in (INLINE, FAILED, IMMEDIATE)
+            if ref.id[:4] in nodes and ref.state in (INLINE, FAILED, IMMEDIATE) and type(ref.data) is not ErrorForNow
         ]
 
     def instances(self, ids: Iterable[bytes]) -> tuple[list[ObjectRef[Any]], list[ObjectId]]:
@@ -264,12 +271,13 @@ def value_of(ref: ObjectRef[Any]) -> Value:
         return Value(INLINE, serialize(ref.data).to_bytes())
     if state == PENDING:
         return Value(PENDING)
-    if state == BORROWED:
+    data: Any = ref.data.location if type(ref.data) is ErrorForNow else ref.data
+    if state == BORROWED or (state == FAILED and isinstance(data, Location)):
         state = STORED  # on another node
     contents = [inner if isinstance(inner, bytes) else inner.id for inner in ref.contents]
     if state == STORED:
-        location: Location = ref.data
+        location: Location = data
         if type(location) is CopyLocation:
             location = Location(ELSEWHERE, 0, location.size_bytes)
         return Value(STORED, b"", location, contents)
-    return Value(state, ref.data, None, contents)
+    return Value(state, data, None, contents)

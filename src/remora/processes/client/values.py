@@ -25,7 +25,7 @@ from remora.base.object_ref import (
 from remora.messages.objects import GetObjects, Location, ObjectValue, Value, WantCopies
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
 from remora.processes.client.pending import PendingCall
-from remora.processes.client.refs import ELSEWHERE, CopyLocation
+from remora.processes.client.refs import ELSEWHERE, CopyLocation, ErrorForNow
 from remora.serialization import Serialized, deserialize, deserialize_error, serialize, serialize_system_error
 
 if TYPE_CHECKING:
@@ -186,7 +186,10 @@ class Values:
         if state == IMMEDIATE:
             return ref.data
         if state == FAILED:
-            raise deserialize_error(ref.data)
+            error = ref.data
+            if isinstance(error, Location):  # another thread has asked again
+                raise CopyLeft
+            raise deserialize_error(error)
         resolve = None
         if ref.contents:
             with self._client.lock:
@@ -217,6 +220,7 @@ class Values:
         """Await and load one after the other. All are on their way at once, but each may leave until its turn comes:
         together they may be more than the store of this node holds.
         """
+        self.ask_again(refs)
         if any(ref.state < FIRST_FINISHED for ref in refs):
             self._want_here(refs)
         deadline_s = None if timeout_s is None else monotonic() + timeout_s
@@ -228,7 +232,7 @@ class Values:
             state = ref.state
             if state == IMMEDIATE:
                 values.append(ref.data)
-            elif state != BORROWED and state != STORED:
+            elif state == INLINE:
                 values.append(self.load(ref, copy))
             else:
                 with self.using(ref):
@@ -252,6 +256,18 @@ class Values:
                 if not in_use[ref.id]:
                     del in_use[ref.id]
 
+    def ask_again(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """Somebody begins to read these: those that could not be brought here are borrowed again. Not what another
+        thread is about to read, which shall see the error.
+        """
+        for ref in refs:
+            if ref.state == FAILED and type(ref.data) is ErrorForNow:
+                with self._client.lock:
+                    error = ref.data
+                    if type(error) is ErrorForNow and ref.id not in self._in_use:
+                        ref.data = error.location
+                        ref.state = BORROWED
+
     def _want_here(self, refs: Iterable[ObjectRef[Any]]) -> None:
         """The values of these are to come to this node: now, or as soon as they are made on another one."""
         borrowed = [ref for ref in refs if ref.state == BORROWED]
@@ -269,8 +285,9 @@ class Values:
         It stays where it is as long as the view lives.
 
         Raises:
-            RemoraError: it is lost.
+            RemoraError: it is lost, or there is no room for it.
         """
+        self.ask_again([ref])
         with self.using(ref):
             if ref.state < FIRST_FINISHED:
                 self.request([ref], AS_ARGUMENT)
@@ -422,6 +439,12 @@ class Values:
                 # Who waits for it is told also when it came meanwhile, as the argument of a call that runs here.
                 return ref
             value = message.value
+            if message.for_now:
+                error = ErrorForNow(value.data)
+                error.location = ref.data or Location(ELSEWHERE, 0, 0)
+                ref.data = error
+                ref.state = FAILED
+                return ref
             ref.contents = tuple(value.contents)
             ref.data = value.data if location is None else location
             if message.evictable and location is not None:
