@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from remora.base.ids import make_object_id, make_process_id
+from remora.base.ids import daemon_of, make_object_id, make_process_id
 from remora.core.head import Head, Identity
 from remora.core.journal import Change
 from remora.messages import actors as a
@@ -292,10 +292,6 @@ def test_an_actor_bound_to_a_node_that_is_gone_ends(cluster: Cluster) -> None:
     state = cluster.take(one, a.ActorState)[-1]
     assert state.state == a.DEAD
     assert "no other" in state.cause
-
-
-def daemon_of(node: bytes) -> bytes:
-    return make_process_id(int.from_bytes(node, "big"), 0)
 
 
 def test_a_placement_group_is_reserved_committed_and_outlives_the_head(cluster: Cluster) -> None:

@@ -41,6 +41,11 @@ def make_process_id(node: int, process: int) -> ProcessId:
     return ProcessId(_pack_pair(node, process))
 
 
+def daemon_of(node: bytes) -> ProcessId:
+    """The process id of a node's daemon, ``node.0``."""
+    return ProcessId(node + bytes(PROCESS_ID_SIZE_BYTES - NODE_ID_SIZE_BYTES))
+
+
 def make_object_id(process: ProcessId, call: int, item: int = 0) -> ObjectId:
     """The id of the *item*-th object that call number *call* of *process* makes."""
     return ObjectId(process + _pack_pair(call, item))

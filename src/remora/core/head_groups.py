@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from remora.base.ids import make_process_id
+from remora.base.ids import daemon_of
 from remora.core.journal import Journal
 from remora.core.placement_groups import ForgetGroup, PlacementGroupManager, SaveGroup, Send, SendNode
 from remora.messages import placement_groups as m
@@ -115,7 +115,7 @@ class HeadGroups:
                 self._journal.touch(GROUP, effect.group)
                 self._journal.touch(WATCHERS, effect.group)
             elif isinstance(effect, SendNode):
-                self._say_to(make_process_id(int.from_bytes(effect.node, "big"), 0), effect.message)
+                self._say_to(daemon_of(effect.node), effect.message)
             else:
                 assert isinstance(effect, Send), f"the head cannot do {effect!r}"
                 self._say_to(effect.process, effect.message)

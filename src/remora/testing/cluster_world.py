@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id, make_task_id, node_of
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_task_id, node_of
 from remora.base.protocol_version import PROTOCOL_VERSION
 from remora.base.resources import Resources
 from remora.core.counting.directory import Directory
@@ -463,11 +463,6 @@ class World(Network):
             process.submission.validate()
             for handle in process.handles.values():
                 handle.calls.validate()
-
-
-def daemon_process(node: NodeId) -> ProcessId:
-    """Process 0 of the node."""
-    return make_process_id(int.from_bytes(node, "big"), 0)
 
 
 def _observed(machine: type[Directory], world: World) -> type[Directory]:

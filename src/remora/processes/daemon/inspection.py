@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from remora.base.ids import NodeId, make_process_id
+from remora.base.ids import NodeId, daemon_of
 from remora.messages import inspection as m
 from remora.messages.actors import ACTOR_STATE_NAMES, DEAD
 from remora.messages.head import ActorReport, ActorStates, ListActorStates
@@ -144,7 +144,7 @@ class InspectionService:
             question.actors = local_actors(self._daemon)
             question.groups = self._daemon.groups.reports()
         else:
-            daemon = make_process_id(int.from_bytes(self._daemon.node, "big"), 0)
+            daemon = daemon_of(self._daemon.node)
             questions = [ListActorStates(number), *([] if question.wants_memory else [FindPlacementGroups(number)])]
             for one in questions:
                 self._daemon.cluster.head.process_message(daemon, daemon, one)

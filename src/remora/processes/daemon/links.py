@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from remora.base.credentials import ClusterCredentials
-from remora.base.ids import NodeId, ProcessId, make_process_id, node_of, short
+from remora.base.ids import NodeId, ProcessId, daemon_of, node_of, short
 from remora.core.counting.vocabulary import CountingError
 from remora.messages.links import ForProcess, FromProcess
 from remora.processes.daemon.heartbeats import HEAD_PROCESS
@@ -69,7 +69,7 @@ class Links:
         handler: LinkHandler,
     ) -> None:
         self._reactor = reactor
-        self._self = _daemon_of(node)
+        self._self = daemon_of(node)
         self._credentials = credentials
         self._address_of = address_of
         self._handler = handler
@@ -134,7 +134,7 @@ class Links:
             self._dirty.append(link)
 
     def _open(self, node: NodeId, address: str) -> Stream:
-        target = _daemon_of(node)
+        target = daemon_of(node)
         return open_stream(
             self._reactor,
             address,
@@ -154,7 +154,7 @@ class Links:
         if node in self._dead:
             stream.refuse(Refusal.DECLARED_DEAD)
             return
-        if sender == self._self or sender != _daemon_of(node) or sender == HEAD_PROCESS:
+        if sender == self._self or sender != daemon_of(node) or sender == HEAD_PROCESS:
             stream.refuse(Refusal.UNKNOWN_TARGET)
             return
         stream.on_messages = self._on_messages
@@ -228,7 +228,3 @@ class Links:
         """Close all streams."""
         for node in self.linked_nodes():
             self.node_dead(node)
-
-
-def _daemon_of(node: NodeId) -> ProcessId:
-    return make_process_id(int.from_bytes(node, "big"), 0)

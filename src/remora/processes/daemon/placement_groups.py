@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from remora.base.bundle_names import group_of
-from remora.base.ids import NodeId, ProcessId, make_process_id
+from remora.base.ids import NodeId, ProcessId, daemon_of
 from remora.core.placement_groups import PlacementGroupManager, Send, SendNode
 from remora.messages import placement_groups as m
 from remora.processes.daemon.bundles import BundleService
@@ -32,7 +32,7 @@ class PlacementGroupService:
         self._node = node
         self._labels = labels
         self._processes = processes
-        self._daemon = make_process_id(int.from_bytes(node, "big"), 0)
+        self._daemon = daemon_of(node)
         self._bundles = BundleService(workers)
         self._bundles.answer = self._on_bundles_answer
         self._manager: PlacementGroupManager | None = PlacementGroupManager()

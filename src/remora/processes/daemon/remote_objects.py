@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from remora.base.ids import NodeId, ObjectId, make_process_id
+from remora.base.ids import NodeId, ObjectId, daemon_of
 from remora.core.arena import ArenaAllocator
 from remora.core.counting.directory import Directory
 from remora.core.counting.vocabulary import CancelPull, RaisePull, StartPull
@@ -32,7 +32,7 @@ class RemoteObjects:
         carry_out: Callable[[float], None],
         address_of: Callable[[NodeId], str | None],
     ) -> None:
-        self.process = make_process_id(int.from_bytes(node, "big"), 0)
+        self.process = daemon_of(node)
         self._directory = directory
         self._arena = arena
         self._carry_out = carry_out

@@ -16,7 +16,7 @@ import msgspec
 
 from remora.base.credentials import ClusterCredentials
 from remora.base.errors import RemoraError
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id
+from remora.base.ids import NodeId, ObjectId, daemon_of
 from remora.core.pull_records import (
     AskSpace,
     Chunk,
@@ -340,7 +340,7 @@ class Transfers:
         """In the stream's thread."""
         if address is None:
             raise OSError("its address is not known here")
-        return self._open_socket(address, _daemon_of(source), self._credentials, STALL_S)
+        return self._open_socket(address, daemon_of(source), self._credentials, STALL_S)
 
     def _request(self, request: RequestChunks) -> None:
         chunks = []
@@ -381,10 +381,6 @@ class Transfers:
 
 def _purpose(number: int) -> PullPurpose:
     return PullPurpose(min(number, PullPurpose.PREFETCH))
-
-
-def _daemon_of(node: NodeId) -> ProcessId:
-    return make_process_id(int.from_bytes(node, "big"), 0)
 
 
 def _open_data_socket(address: str, target: bytes, credentials: ClusterCredentials, timeout_s: float) -> socket.socket:
