@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from inspected_driver import InspectedDriver, ask_until, inspected_driver
 
+from remora.cli import inspector
 from remora.cli.main import main
 from remora.system import session_directory
 
@@ -121,6 +122,13 @@ def test_a_session_that_does_not_run_is_refused_with_those_that_do(driver: Inspe
     assert driver.session in result.output
 
 
+def test_nodes_of_a_cluster_are_offered_as_such_and_not_by_the_pid_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = session_directory.SessionRecord(directory="/somewhere", driver_pid=0, started_at_s=0.0)
+    monkeypatch.setattr(inspector, "running_sessions", lambda: [node])
+    result = CliRunner().invoke(main, ["status", "--session", "/nowhere"])
+    assert "/somewhere (node of a cluster)" in result.output
+
+
 @pytest.mark.parametrize("command", ["status", "memory"])
 def test_without_a_session_the_error_says_what_to_do(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,6 +137,7 @@ def test_without_a_session_the_error_says_what_to_do(
     result = CliRunner().invoke(main, [command])
     assert result.exit_code == 1
     assert "no session of this user runs on this machine: start a program that calls remora.init()" in result.output
+    assert "start a node with `remora start`" in result.output
 
 
 def test_an_inspector_leaves_nothing_in_the_session(driver: InspectedDriver) -> None:

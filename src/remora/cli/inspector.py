@@ -33,7 +33,7 @@ def choose_session(directory: str | None) -> tuple[SessionRecord, list[SessionRe
     if not sessions:
         raise click.ClickException(
             "no session of this user runs on this machine: start a program that calls remora.init(), "
-            "and ask while it runs"
+            "and ask while it runs, or start a node with `remora start`"
         )
     if directory is None:
         return sessions[0], sessions[1:]
@@ -41,8 +41,13 @@ def choose_session(directory: str | None) -> tuple[SessionRecord, list[SessionRe
     for session in sessions:
         if os.path.realpath(session.directory) == wanted:
             return session, [other for other in sessions if other is not session]
-    running = "\n".join(f"  {session.directory} (driver {session.driver_pid})" for session in sessions)
+    running = "\n".join(f"  {session.directory} ({owner_of(session)})" for session in sessions)
     raise click.ClickException(f"no session runs in {directory}; these do:\n{running}")
+
+
+def owner_of(session: SessionRecord) -> str:
+    """``driver 4711``, or that it belongs to none."""
+    return f"driver {session.driver_pid}" if session.driver_pid else "node of a cluster"
 
 
 def ask(session: SessionRecord, question: Any, answer_class: type[Answer]) -> Answer:

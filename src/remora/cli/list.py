@@ -11,11 +11,12 @@ from remora.base.ids import node_of, short
 from remora.cli.inspector import ask, choose_session, session_option
 from remora.cli.joined_memory import join_memory
 from remora.cli.joined_status import ClusterStatus, join_status
-from remora.cli.status import describe_bundles
+from remora.cli.status import describe_bundles, describe_process
 from remora.cli.text import (
     describe_silent,
     format_amounts,
     format_bytes,
+    format_labels,
     format_site,
     make_console,
     make_table,
@@ -92,7 +93,7 @@ def list_nodes(session: SessionRecord, limit: int) -> Listing:
             "state_message": node.cause,
         }
         resources = format_amounts(without_bundles(node.resources)) if node.is_alive else ""
-        labels = ", ".join(f"{name}={value}" for name, value in node.labels.items())
+        labels = format_labels(node.labels)
         listing.add(row, short(node.node), state, node.address, resources, labels, node.cause)
     return listing
 
@@ -134,12 +135,8 @@ def _add_call(
         "worker_id": worker.process if worker is not None else None,
         "worker_pid": worker.pid if worker is not None else None,
     }
-    listing.add(row, short(call.task), call.name, state, _who(caller, status), _who(worker, status) if worker else "")
-
-
-def _who(process: ProcessStatus, status: ClusterStatus) -> str:
-    where = f" on node {short(node_of(process.process))}" if len(status.nodes) > 1 else ""
-    return f"{process.name or 'worker'} {process.pid}{where}"
+    runs_at = describe_process(worker, status) if worker is not None else ""
+    listing.add(row, short(call.task), call.name, state, describe_process(caller, status), runs_at)
 
 
 def list_actors(session: SessionRecord, limit: int) -> Listing:

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from remora.base.ids import node_of, short
-from remora.cli.inspector import ask, choose_session, json_option, session_option
+from remora.cli.inspector import ask, choose_session, json_option, owner_of, session_option
 from remora.cli.joined_status import ClusterStatus, GroupRow, NodeRow, join_status
 from remora.cli.text import (
     format_amount,
     format_amounts,
     format_bytes,
+    format_labels,
     format_need,
     make_console,
     make_table,
@@ -49,14 +50,10 @@ def status(session: str | None, as_json: bool) -> None:
 def show_session(console: Console, session: SessionRecord, others: list[SessionRecord]) -> None:
     """Which session this is, and which others run."""
     age_s = time.time() - session.started_at_s
-    console.print(f"[bold]Session[/] {escape(session.directory)}, {_driver(session)}, runs for {age_s:.0f} s")
+    console.print(f"[bold]Session[/] {escape(session.directory)}, {owner_of(session)}, runs for {age_s:.0f} s")
     for other in others:
-        console.print(f"  another one runs: --session {escape(other.directory)} ({_driver(other)})")
+        console.print(f"  another one runs: --session {escape(other.directory)} ({owner_of(other)})")
     console.print()
-
-
-def _driver(session: SessionRecord) -> str:
-    return f"driver {session.driver_pid}" if session.driver_pid else "node of a cluster"
 
 
 def show_status(console: Console, status: ClusterStatus) -> None:
@@ -79,8 +76,7 @@ def _show_nodes(console: Console, nodes: list[NodeRow]) -> None:
     for row in nodes:
         node = row.node
         address = node.address + (", has the head" if node.is_head_node else "")
-        labels = ", ".join(f"{name}={value}" for name, value in node.labels.items())
-        table.add_row(short(node.node), escape(address), escape(_in_use(row)), escape(labels))
+        table.add_row(short(node.node), escape(address), escape(_in_use(row)), escape(format_labels(node.labels)))
     console.print(table)
 
 
@@ -186,7 +182,9 @@ def _show_calls(console: Console, status: ClusterStatus) -> None:
     table = make_table("Calls", "name", "called by", ">queued", ">sent to a worker")
     for process in status.processes:
         for call in process.submitted:
-            table.add_row(escape(call.name), escape(_who(process, status)), f"{call.queued:,}", f"{call.sent:,}")
+            table.add_row(
+                escape(call.name), escape(describe_process(process, status)), f"{call.queued:,}", f"{call.sent:,}"
+            )
     if table.row_count:
         console.print(table)
     running = sum(len(process.running) for process in status.processes)
@@ -197,7 +195,7 @@ def _show_calls(console: Console, status: ClusterStatus) -> None:
     )
 
 
-def _who(process: ProcessStatus, status: ClusterStatus) -> str:
+def describe_process(process: ProcessStatus, status: ClusterStatus) -> str:
     """``worker 4711``, and on which node when there are several."""
     where = f" on node {short(node_of(process.process))}" if len(status.nodes) > 1 else ""
     return f"{process.name or 'worker'} {process.pid}{where}"
@@ -252,7 +250,7 @@ def describe_bundles(group: GroupRow) -> list[str]:
 def _show_waiting(console: Console, status: ClusterStatus) -> None:
     if not status.waiting:
         return
-    whos = {process.process: _who(process, status) for process in status.processes}
+    whos = {process.process: describe_process(process, status) for process in status.processes}
     classes = {actor.actor: f"actor {actor.class_name} {short(actor.actor)}" for actor in status.actors}
     table = make_table("Waiting for workers", "who", ">workers", "each with", ">for", "why")
     for one in _grouped(status.waiting):

@@ -59,6 +59,11 @@ def format_amounts(amounts: dict[str, float]) -> str:
     return ", ".join(f"{name} {format_amount(name, amount)}" for name, amount in amounts.items()) or "nothing"
 
 
+def format_labels(labels: dict[str, str]) -> str:
+    """``zone=a, disk=fast``."""
+    return ", ".join(f"{name}={value}" for name, value in labels.items())
+
+
 def without_bundles(amounts: dict[str, float]) -> dict[str, float]:
     """What a node has, without what its bundles of placement groups have of it."""
     return {name: amount for name, amount in amounts.items() if parse_name(name) is None}
