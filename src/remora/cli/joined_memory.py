@@ -113,7 +113,7 @@ class _Joiner:
         )
 
     def _holder(self, object_id: bytes, holder: Holder) -> Holder:
-        if holder.kind == "container":
+        if holder.kind in ("container", "detached"):
             return holder
         process = self._processes.get(holder.id)
         if process is None:

@@ -102,6 +102,8 @@ def _places(one: ObjectReport) -> list[str]:
 def _describe(holder: Holder, *, is_maker: bool, has_nodes: bool) -> str:
     if holder.kind == "container":
         return f"object {short(holder.id)}, which contains it"
+    if holder.kind == "detached":
+        return "the detached actor that it names"
     who = f"{holder.name} {holder.pid or short(holder.id)}"
     if has_nodes:
         who += f" on node {short(node_of(holder.id))}"

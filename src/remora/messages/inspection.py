@@ -233,7 +233,8 @@ class StatusReport(msgspec.Struct, array_like=True, tag=106, frozen=True):
 
 
 class Holder(msgspec.Struct, array_like=True, frozen=True):
-    """Who keeps an object. ``kind`` is ``process``, ``container`` (an object with the ref inside) or ``exported``.
+    """Who keeps an object. ``kind`` is ``process``, ``container`` (an object with the ref inside), ``exported`` or
+    ``detached`` (the detached actor that the object names).
 
     ``site`` is the line that made the ref there; empty for a ref that came in a message, and for containers. Of a
     process of another node the home knows only the id: the rest is in that node's ``ForeignUse``.

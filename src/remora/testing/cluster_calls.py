@@ -98,8 +98,6 @@ class ProcessCalls(ProcessObjects):
         self.requests: dict[int, Callable[[Any], None]] = {}
         """Questions to the head, and who waits for the answers."""
         self.group_states: dict[bytes, int | None] = {}
-        self._constructing: set[ObjectId] = set()
-        """Detached actors that were made here and are not alive yet."""
         self._again: dict[tuple[bytes, int], PendingCall] = {}
         """Calls that raised and are to run again, when the worker has let their refs go."""
         self._later: list[PendingCall] = []
@@ -455,25 +453,10 @@ class ProcessCalls(ProcessObjects):
         handle = self.handles[creation.id] = ActorHandle(creation.id, spec.max_concurrency == 1 and not spec.is_async)
         handle.max_task_retries = spec.max_task_retries
         self.publish(creation.id)
-        if detached:
-            self._constructing.add(creation.id)
-            self.acquire([creation.id])
-        request = self.ask_head(lambda found: self._created(creation.id, found, then)) if name else 0
+        request = self.ask_head(then or (lambda found: None)) if name else 0
         self.world.actor_made(self.process, creation.id, spec)
         self.tell_daemon(a.CreateActor(creation.id, spec, name, "default", detached, get_if_exists, request))
         return creation.id
-
-    def _created(self, creation: ObjectId, found: a.ActorFound, then: Callable[[a.ActorFound], None] | None) -> None:
-        if not found.created:
-            self._actor_is_made(creation)
-        if then is not None:
-            then(found)
-
-    def _actor_is_made(self, actor: ObjectId) -> None:
-        """A detached actor is alive, dead, or not made at all: what its constructor was given is not kept any more."""
-        if actor in self._constructing:
-            self._constructing.discard(actor)
-            self.let_go([actor])
 
     def _without_place(self, object_id: ObjectId) -> Argument:
         """The value of an argument, for a call that somebody else makes some time: where it lies is found out then."""
@@ -566,8 +549,6 @@ class ProcessCalls(ProcessObjects):
             handle.peer = worker
         self._push_actor(handle, handle.calls.actor_state(state))
         self._fail_calls(handle)
-        if state.state in (a.ALIVE, a.DEAD):
-            self._actor_is_made(handle.id)
 
     def _not_started(self, handle: ActorHandle) -> set[int]:
         state = handle.calls.state

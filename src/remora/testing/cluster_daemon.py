@@ -157,6 +157,15 @@ class SimulatedDaemon:
         """Have it told when the object is freed."""
         return self.directory.watch(object_id)
 
+    def keep_detached(self, actor: ObjectId) -> None:
+        """What the constructor of a detached actor needs stays."""
+        self.directory.keep_detached(actor)
+
+    def drop_detached(self, actor: ObjectId, now_s: float) -> None:
+        """The detached actor is dead."""
+        self.directory.drop_detached(actor)
+        self._carry_out_objects()
+
     def address_of(self, node: NodeId) -> str | None:
         """Where a member is."""
         member = self._members.get(node)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from remora.base.ids import NodeId, ProcessId, make_process_id
 from remora.core.counted_link import CountedLink, UnitReader
 from remora.messages import head as m
+from remora.messages.actors import ActorState
 from remora.messages.links import FromProcess
 from remora.messages.session import JobEnvironment
 from remora.testing.cluster_network import HEAD, Unit
@@ -114,7 +115,10 @@ class SimulatedHeadLink:
     def _on_process_message(self, process: ProcessId, message: Any) -> None:
         daemon = self._daemon
         if process == make_process_id(int.from_bytes(self.node, "big"), 0):
-            daemon.groups.on_manager_message(message, self._network.now_s)
+            if isinstance(message, ActorState):
+                daemon.actors.on_state(message, self._network.now_s)
+            else:
+                daemon.groups.on_manager_message(message, self._network.now_s)
         else:
             daemon.actors.deliver(process, message, daemon.address_of)
 

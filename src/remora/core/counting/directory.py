@@ -35,7 +35,7 @@ from remora.base.object_ref import PENDING
 from remora.core.counting.entries import DescribeLoss, Entry, LossReason, ObjectRow, row_of
 from remora.core.counting.heirs import Heirs
 from remora.core.counting.parking import DropRequest, GetRequest, HoldRequest, KeepRequest, Request
-from remora.core.counting.vocabulary import EXPORTED, CountingError, Hold, home_of, is_container, is_process
+from remora.core.counting.vocabulary import DETACHED, EXPORTED, CountingError, Hold, home_of, is_container, is_process
 from remora.messages import counting as m
 from remora.messages.objects import CopiesReleased, ForgetGet, GetObjects, Location, OfferValues, Value, WantCopies
 
@@ -215,6 +215,18 @@ class Directory(Heirs):
                 self._forget_process(ProcessId(who))
             else:
                 self._forget_node(NodeId(who))
+
+    # Detached actors
+
+    def keep_detached(self, object_id: ObjectId) -> None:
+        """Hold the creation object of a detached actor, with all that its constructor needs; nothing when not known."""
+        if object_id in self._entries:
+            self._hold(object_id, self.node + DETACHED)
+
+    def drop_detached(self, object_id: ObjectId) -> None:
+        """The actor is dead for good; nothing happens when it was not held."""
+        if object_id in self._held_by.get(self.node + DETACHED, ()):
+            self._drop([object_id], self.node + DETACHED)
 
     # Looking
 

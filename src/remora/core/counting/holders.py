@@ -1,7 +1,8 @@
 """Who holds what: the entries of this node's objects, and what this node's members hold at other homes.
 
-A *member* is a process of this node, an object whose home it is (holding what its value contains), or the exports of
-a job. All of them are registered and released in the same two ways, here or at the home by messages.
+A *member* is a process of this node, an object whose home it is (holding what its value contains), the exports of a
+job, or the node itself for its detached actors. All of them are registered and released in the same two ways, here or
+at the home by messages.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Holders:
         self._foreign: dict[ObjectId, dict[bytes, Hold]] = {}
         """Per id of another home: members of this node, asked or held."""
         self._held_by: dict[bytes, dict[ObjectId, None]] = {}
-        """Per process and export of this node: what it holds, here and at other homes."""
+        """Per process, export and detached actors of this node: what it holds, here and at other homes."""
         self._processes: dict[ProcessId, ProcessId] = {}
         """Connected processes of this node, and the driver of the job of each."""
         self._dead_nodes: set[NodeId] = set()

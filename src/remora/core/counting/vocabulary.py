@@ -15,6 +15,9 @@ DAEMON = b""
 EXPORTED = b"*"
 """Behind the process id of a job's driver: the holder of refs that were pickled outside of our serializers."""
 
+DETACHED = b"!"
+"""Behind a node's id: the holder of the creation objects of detached actors, as long as these may be constructed."""
+
 
 class Hold(IntEnum):
     """What somebody has of an id at its home. A release is never sent from ``ASKED``: the answer is awaited."""

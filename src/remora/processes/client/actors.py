@@ -103,8 +103,6 @@ class ActorClient:
         self._next_call = client.next_call
         self._records: dict[bytes, ActorRecord] = {}
         self._methods: dict[str, FunctionRecord] = {}
-        self._constructing: dict[bytes, ObjectRef[Any]] = {}
-        """Detached actors that were made here, until they are alive: what their constructors are given must stay."""
         self._unused: dict[ActorId, None] = {}
         """Actors whose last handle here died, until they can be forgotten."""
         self._unexplained: dict[bytes, float] = {}
@@ -337,8 +335,6 @@ class ActorClient:
                     return  # it has died since; the daemon will say so
             self._push(record, record.calls.actor_state(state))
             self._carry_out(record)
-            if state.state in (messages.ALIVE, messages.DEAD):
-                self._constructing.pop(state.actor, None)
 
     def _carry_out(self, record: ActorRecord) -> None:
         failed = record.calls.outbox[:]
@@ -413,8 +409,6 @@ class ActorClient:
             with self._lock:
                 self._register(creation, actor_class, spec)
                 self._refs.publish(creation)
-                if options.detached:
-                    self._constructing[creation.id] = creation
                 self._client.send_to_daemon(
                     messages.CreateActor(
                         creation.id, spec, options.name, namespace, options.detached, options.get_if_exists, request
@@ -428,8 +422,6 @@ class ActorClient:
         found = self._client.request(send)
         if found.created:
             return creation, actor_class.description
-        with self._lock:
-            self._constructing.pop(creation.id, None)
         if found.error:
             raise ActorAlreadyExistsError(found.error)
         return self._adopt(found)
@@ -561,7 +553,6 @@ class ActorClient:
     def abandon(self, cause: str) -> None:
         """The session is over: every call fails."""
         with self._lock:
-            self._constructing.clear()
             for record in self._records.values():
                 state = messages.ActorState(record.id, messages.DEAD, record.calls.state.incarnation, cause=cause)
                 record.calls.actor_state(state)

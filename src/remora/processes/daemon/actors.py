@@ -34,6 +34,9 @@ class ActorService:
             raise ValueError(f"{connected!r} sent {message!r}, which only a daemon says")
         if isinstance(message, m.CreateActor):
             self._objects.watch(ObjectId(message.actor))
+            actor = self.registry.table.get(message.actor)
+            if actor is not None and actor.detached:
+                self._objects.keep_detached(ObjectId(message.actor))
         self.carry_out()
 
     def on_object_freed(self, object_id: ObjectId) -> None:
@@ -97,5 +100,6 @@ class ActorService:
             self._workers.carry_out()
         elif isinstance(effect, effects_core.KillWorker):
             self._workers.kill(effect.process)
-        # CreationSettled and ReleaseSpec need nothing here: the creation object has its value from birth, and what
-        # the arguments hold is contained in it.
+        elif isinstance(effect, effects_core.ReleaseSpec):
+            self._objects.drop_detached(ObjectId(effect.actor), self._now_s)
+        # CreationSettled needs nothing here: the creation object has its value from birth.

@@ -20,6 +20,7 @@ from remora.core.pulls import DEFAULT_LIMIT_BYTES
 from remora.core.routed_requests import ToNode
 from remora.messages import copies, counting, inspection, objects
 from remora.messages import head as h
+from remora.messages.actors import ActorState
 from remora.messages.leases import (
     CancelRequest,
     LeaseBroken,
@@ -353,6 +354,8 @@ class ClusterService:
             self.actors.deliver(process, message, self.address_of)
         elif isinstance(message, h.ActorStates | PlacementGroups):
             self.daemon.inspection.on_head_message(message, monotonic())
+        elif isinstance(message, ActorState):
+            self.actors.on_state(message, monotonic())
         else:
             self.daemon.groups.on_manager_message(message, monotonic())
             if isinstance(message, ReturnBundles):

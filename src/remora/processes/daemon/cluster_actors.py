@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from remora.base.ids import NodeId, ObjectId, ProcessId
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_process_id, node_of
 from remora.base.resources import Resources
 from remora.core.lease import ActorPlaced
 from remora.messages import actors as m
@@ -37,6 +37,11 @@ class ClusterActorService:
         workers.on_unplaceable = lambda actor, reason: self._reject(actor, reason, is_final=True)
         workers.on_delayed = lambda actor, reason: self._reject(actor, reason, is_final=False)
 
+    @property
+    def _process(self) -> ProcessId:
+        """As which the daemon itself speaks to the head."""
+        return make_process_id(int.from_bytes(self._head.node, "big"), 0)
+
     # ------------------------------------------------------------------ what processes of this node say
 
     def on_message(self, connected: ConnectedProcess, message: Any, now_s: float) -> None:
@@ -44,6 +49,10 @@ class ClusterActorService:
         if isinstance(message, m.CreateActor):
             self._objects.watch(ObjectId(message.actor))
         self._head.process_message(connected.process, connected.job, message)
+        if isinstance(message, m.CreateActor) and message.detached and node_of(message.actor) == self._head.node:
+            self._objects.keep_detached(ObjectId(message.actor))
+            # The daemon itself is told when it is dead, or at once when the name was taken.
+            self._head.process_message(self._process, b"", m.SubscribeActor(message.actor))
 
     def on_object_freed(self, object_id: ObjectId) -> None:
         """The creation object of an actor is freed: its last handle is gone."""
@@ -85,6 +94,11 @@ class ClusterActorService:
         waiting = self._waiting.get(message.actor)
         if waiting is not None and waiting.attempt == message.attempt:
             self._withdraw(message.actor, now_s)
+
+    def on_state(self, state: m.ActorState, now_s: float) -> None:
+        """What became of a detached actor that a process of this node has made."""
+        if state.state == m.DEAD:
+            self._objects.drop_detached(ObjectId(state.actor), now_s)
 
     def deliver(self, process: ProcessId, message: Any, address_of: Callable[[NodeId], str | None]) -> None:
         """The head's word to a process of this node."""

@@ -12,10 +12,10 @@ from collections.abc import Generator, Mapping
 from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING
 
-from remora.base.ids import ProcessId, make_process_id, node_of, process_of
+from remora.base.ids import NODE_ID_SIZE_BYTES, ProcessId, make_process_id, node_of, process_of
 from remora.core.counting.entries import ObjectRow
 from remora.core.counting.leaks import search_leaks
-from remora.core.counting.vocabulary import is_container, is_process
+from remora.core.counting.vocabulary import DETACHED, is_container, is_process
 from remora.core.pull_records import Pull
 from remora.messages import inspection as m
 from remora.processes.daemon.status_report import actor_of_workers, store_usage
@@ -157,6 +157,8 @@ class MemoryBuilder:
     def _holder(self, object_id: bytes, holder: bytes) -> m.Holder:
         if is_container(holder):
             return m.Holder(holder, "container")
+        if holder.endswith(DETACHED) and len(holder) == NODE_ID_SIZE_BYTES + len(DETACHED):
+            return m.Holder(holder, "detached")
         process = holder if is_process(holder) else process_of(holder)
         kind = "process" if is_process(holder) else "exported"
         if node_of(process) != self._daemon.node:

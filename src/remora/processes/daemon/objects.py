@@ -141,6 +141,15 @@ class ObjectService:
         """Have ``on_freed`` called when the object is freed; false when it is gone already."""
         return self.directory.watch(object_id)
 
+    def keep_detached(self, actor: ObjectId) -> None:
+        """A detached actor is made: what its constructor needs stays, also when nobody keeps a handle."""
+        self.directory.keep_detached(actor)
+
+    def drop_detached(self, actor: ObjectId, now_s: float) -> None:
+        """It is dead for good, or was not made."""
+        self.directory.drop_detached(actor)
+        self.carry_out(now_s)
+
     def publish_error(self, object_id: ObjectId, maker: ProcessId, data: Value, now_s: float) -> None:
         """Give a published, pending object an error in the place of its maker."""
         self.directory.resolve(maker, Resolve(object_id, data))
