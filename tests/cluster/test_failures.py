@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from time import monotonic
 
@@ -12,6 +14,9 @@ import psutil
 import pytest
 
 import remora
+from remora.cli.inspector import ask
+from remora.messages.inspection import InspectStatus, StatusReport
+from remora.system.session_directory import running_sessions
 from remora.testing.cluster import Cluster, ClusterNode
 
 LARGE = 2_000_000
@@ -70,6 +75,16 @@ def wait_until(done, what: str, timeout_s: float = DEATH_TIMEOUT_S) -> None:
     while not done():
         assert monotonic() < deadline_s, f"{what} has not happened for {timeout_s} s"
         os.sched_yield()
+
+
+def is_free(resource: str) -> bool:
+    return remora.available_resources().get(resource) == remora.cluster_resources()[resource]
+
+
+def stored_bytes(cluster: Cluster) -> list[int]:
+    """What objects take of the store of each node."""
+    (session,) = (one for one in running_sessions() if one.directory == cluster.address)
+    return [status.store.used_bytes for status in ask(session, InspectStatus(), StatusReport).nodes]
 
 
 def head_process(cluster: Cluster) -> psutil.Process:
@@ -177,11 +192,8 @@ def test_calls_objects_and_names_go_on_while_the_head_is_killed_and_started_agai
 
 
 def test_a_driver_that_is_killed_leaves_nothing_of_its_job_on_any_node(cluster: Cluster) -> None:
-    import subprocess
-    import sys
-
     program = f"""
-import time, numpy, remora
+import sys, numpy, remora
 remora.init(address={cluster.address!r})
 @remora.remote(resources={THERE!r})
 class Holder:
@@ -191,17 +203,14 @@ holder = Holder.remote()
 remora.get(holder.ready.remote())
 kept = remora.put(numpy.ones({LARGE}, dtype=numpy.uint8))
 print("ready", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
-    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    assert driver.stdout.readline() == "ready\n"
-    driver.kill()
-    driver.wait()
-    driver.stdout.close()
-
-    def is_clean() -> bool:
-        available, total_resources = remora.available_resources(), remora.cluster_resources()
-        return available.get("there") == total_resources["there"] and available.get("CPU") == total_resources["CPU"]
-
-    wait_until(is_clean, "the end of the job")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        wait_until(lambda: not is_free("there"), "its actor is known to be there")
+        wait_until(lambda: min(stored_bytes(cluster)) >= LARGE, "an object of it is on each node")
+        driver.kill()
+    wait_until(lambda: is_free("there") and is_free("CPU"), "the end of what ran for it")
+    wait_until(lambda: not any(stored_bytes(cluster)), "the end of its objects")
