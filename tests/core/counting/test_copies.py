@@ -377,6 +377,15 @@ def test_as_many_nodes_keep_a_value_as_were_asked_for(directory: Directory) -> N
     ]
 
 
+def test_another_node_keeps_the_value_when_one_can_read_it_from_nobody(directory: Directory) -> None:
+    value = publish_stored(directory)
+    tell(directory, P, WantCopies([A], 2))
+    assert tell(directory, THERE, c.CopyFailed([A], HERE, "the line is cut")) == [
+        Send(THERE, ObjectValue(A, lost(LossReason.UNREACHABLE, "the line is cut"), for_now=True)),
+        Send(YONDER, c.MakeCopy(A, value, P, [HERE], 2)),
+    ]
+
+
 def test_a_pending_value_is_copied_when_it_is_there(directory: Directory) -> None:
     tell(directory, P, m.Publish(A, Value(PENDING)))
     assert tell(directory, P, WantCopies([A], 2)) == []

@@ -50,8 +50,7 @@ class Lending(Reading):
             receiver = entry.spread.receiving.get(node)
             entry.spread.dropped(node)
             if receiver is not None and receiver.is_to_keep:
-                entry.spread.refused.add(node)
-                self._keep_enough(object_id, entry)
+                self._keep_elsewhere(node, object_id, entry)
 
     def reader_failed(self, node: NodeId, message: CopyFailed) -> None:
         for object_id, entry in self._lent(message.ids):
@@ -83,12 +82,15 @@ class Lending(Reading):
         assert location is not None
         if entry.spread is None:
             entry.spread = Spread()
+        receiver = entry.spread.receiving.get(node)
         sources = entry.spread.sources_for(node, NodeId(location.node))
         if sources:
             self._tell_node(node, ObjectAt(object_id, entry.value, entry.writer, list[bytes](sources)))
         else:
             error = self._lost(object_id, LossReason.UNREACHABLE, location.node, detail)
             self._give(node, object_id, error, for_now=True)
+            if receiver is not None and receiver.is_to_keep:
+                self._keep_elsewhere(node, object_id, entry)
 
     def _free_spread(self, object_id: ObjectId, entry: Entry) -> None:
         """The object is freed: so is every copy, whole or arriving."""
@@ -126,6 +128,12 @@ class Lending(Reading):
             if len(keepers) >= spread.wanted or not free:
                 return
             self._make_copy(object_id, entry, spread, self._next_keeper(free, spread))
+
+    def _keep_elsewhere(self, node: NodeId, object_id: ObjectId, entry: Entry) -> None:
+        """The node, which was to keep a copy, gets none."""
+        assert entry.spread is not None
+        entry.spread.refused.add(node)
+        self._keep_enough(object_id, entry)
 
     def _next_keeper(self, free: list[NodeId], spread: Spread) -> NodeId:
         """One that has the value already, else the next one after this node, so that homes spread their load."""
