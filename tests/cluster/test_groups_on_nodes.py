@@ -195,3 +195,13 @@ def test_bundles_of_a_node_that_dies_go_to_another_one() -> None:
             assert remora.get(keeper.where.remote(), timeout=TIMEOUT_S) == node
         finally:
             remora.shutdown()
+
+
+def test_a_node_that_joins_takes_the_actor_and_the_bundle_that_wait_for_it() -> None:
+    with Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1}) as cluster:
+        group = placement_group([{"rack": 1}])
+        where_actor_is = Keeper.options(resources={"disk": 1}).remote().where.remote()
+        wait_for(lambda: "rack" in placement_group_table(group)["reason"])
+        cluster.add_node(num_cpus=1, resources={"disk": 1, "rack": 1})
+        assert group.wait(TIMEOUT_S)
+        assert nodes_of(group) == [remora.get(where_actor_is, timeout=TIMEOUT_S)]

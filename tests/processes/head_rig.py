@@ -106,7 +106,14 @@ class StandInNode:
     def create(self, name: str = "", **options: Any) -> bytes:
         """Ask for an actor; its id."""
         self.calls += 1
-        spec = a.ActorSpec("Counter", b"class", b"arguments", b"handle", max_restarts=options.pop("max_restarts", 0))
+        spec = a.ActorSpec(
+            "Counter",
+            b"class",
+            b"arguments",
+            b"handle",
+            resources=options.pop("resources", {}),
+            max_restarts=options.pop("max_restarts", 0),
+        )
         actor = make_object_id(self.driver, self.calls)  # type: ignore[arg-type]
         options.setdefault("request", self.calls if name else 0)
         self.say(a.CreateActor(actor, spec, name, "space", **options))

@@ -75,6 +75,22 @@ def test_an_actor_of_one_node_is_found_by_its_name_from_another(rig: HeadRig) ->
     assert two.wait_state(actor, a.ALIVE).worker == alive.worker
 
 
+@pytest.mark.parametrize("is_told_twice", [False, True])
+def test_what_waits_for_a_node_that_joins_is_said_to_it_when_its_loop_turns(rig: HeadRig, is_told_twice: bool) -> None:
+    one = rig.join(cpus=0)
+    one.start_job()
+    actor = one.create("it", resources={"CPU": 10_000})
+    rig.until(lambda: one.find(a.ActorFound, 1), "the head has not heard of the actor")
+    two = rig.join()
+    if is_told_twice:
+        rig.kill_head()
+    for _ in range(5):
+        rig.reactor.poll(0.02)
+    assert not two.placings, "its daemon is not made yet"
+    one.wait_state(actor, a.ALIVE)
+    assert len(two.placings) == 1
+
+
 def test_a_killed_head_loses_nothing_that_was_acknowledged(rig: HeadRig) -> None:
     one, two = rig.join(), rig.join()
     job = one.start_job()

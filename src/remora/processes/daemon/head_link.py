@@ -19,7 +19,7 @@ from remora.base.credentials import ClusterCredentials
 from remora.base.ids import NODE_ID_SIZE_BYTES, ProcessId
 from remora.base.protocol_version import PROTOCOL_VERSION
 from remora.base.remora_error import RemoraError
-from remora.core.counted_link import CountedLink, UnitReader
+from remora.core.counted_link import CountedLink, Unit, UnitReader
 from remora.messages import head as m
 from remora.messages.links import FromProcess
 from remora.messages.session import JobEnvironment
@@ -79,6 +79,8 @@ class HeadLink:
         self._boot = os.urandom(16)
         self._link = CountedLink()
         self._reader = UnitReader()
+        self._early: list[Unit] | None = []
+        """What the head said behind the answer to the join, until the loop turns; None from then on."""
         self._stream: Stream | None = None
         self._is_open = False
         """Whether the head has answered on this stream, so that counted messages may go there."""
@@ -115,6 +117,7 @@ class HeadLink:
         """Become a member. Polls the reactor until the head has answered, so whatever is registered there is served.
 
         The listener hears of the members and of the departed ones before this returns; heartbeats have begun then.
+        What else the head says, as what has waited for this node, it hears when the loop turns (:meth:`flush`).
 
         Parameters:
             address: ``host:port`` at which other nodes reach this one.
@@ -250,9 +253,13 @@ class HeadLink:
         self._load_told_s = -LOAD_INTERVAL_S
 
     def flush(self) -> None:
-        """Write everything; to be called once in every turn of the loop, and at least every second."""
+        """Write everything; to be called once in every turn of the loop, and at least every second.
+
+        From the first time on the listener hears all that the head says: it is a whole daemon then.
+        """
         if self._heartbeats is not None:
             self._heartbeats.loop_turned()
+        self._begin_to_serve()
         stream = self._stream
         if stream is None or not self._is_open:
             return
@@ -262,6 +269,12 @@ class HeadLink:
             self._must_confirm = False
             stream.send(m.Confirm(self._link.received))
         stream.flush()
+
+    def _begin_to_serve(self) -> None:
+        early, self._early = self._early, None
+        for unit in early or ():
+            if not self._is_closed:
+                self._on_unit(unit)
 
     def _tell_load(self, stream: Stream) -> None:
         now_s = monotonic()
@@ -291,6 +304,8 @@ class HeadLink:
             return
         self._is_open = False
         self._reader = UnitReader()
+        if self._early is not None:
+            self._early.clear()  # it was not counted as received, and so is said again
         # A daemon that is no member yet has no id; the head looks at the first message only.
         sender = bytes(NODE_ID_SIZE_BYTES) + self._boot[:4]
         stream = open_stream(
@@ -351,14 +366,20 @@ class HeadLink:
         for unit in self._reader.read(messages):
             if stream is not self._stream:
                 return
-            message = unit[-1]
-            if type(message) not in m.UNCOUNTED:
-                self._link.received += 1
-                self._must_confirm = True
-            if len(unit) == 2:
-                self._listener.on_process_message(unit[0].process, message)
+            if self._early is None or self._joined is None:
+                self._on_unit(unit)
             else:
-                self._handlers[type(message)](self, message)
+                self._early.append(unit)
+
+    def _on_unit(self, unit: Unit) -> None:
+        message = unit[-1]
+        if type(message) not in m.UNCOUNTED:
+            self._link.received += 1
+            self._must_confirm = True
+        if len(unit) == 2:
+            self._listener.on_process_message(unit[0].process, message)
+        else:
+            self._handlers[type(message)](self, message)
 
     # ------------------------------------------------------------------ what the head says
 
