@@ -1,8 +1,8 @@
 """The truth about a simulated cluster, against which its machines are judged at every step and when all is quiet.
 
 References are judged as in :mod:`remora.testing.counting_checker`: at the moment an object is freed, no claim to it may
-stand. Without faults every live ref is a claim that stands; after one, a claim stands if it is written down at a home
-that lives, or if an unbroken carrier covers it, all the way to a claim that stands.
+stand. Without faults every live ref is a claim that stands; :mod:`remora.testing.standing_claims` says which do after
+one.
 """
 
 from __future__ import annotations
@@ -10,24 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of, process_of
-from remora.base.object_ref import FAILED, FIRST_FINISHED
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, node_of
+from remora.base.object_ref import FAILED
 from remora.core.actor import Actor
-from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, RunningTask
+from remora.core.counting.carriers import CallCarrier, Carrier, RunningTask
 from remora.core.counting.entries import Entry
-from remora.core.counting.vocabulary import Hold
 from remora.messages import counting as m
 from remora.messages.actors import DEAD, ActorSpec, ConstructActor
-from remora.messages.objects import Location, Value
+from remora.messages.objects import Location
 from remora.messages.tasks import Reply, Task
 from remora.testing.cluster_daemon import SimulatedDaemon
 from remora.testing.cluster_network import REPLIES, Unit, Violation
 from remora.testing.cluster_process import SimulatedProcess
 from remora.testing.cluster_refs import LiveRef
 from remora.testing.cluster_world import Observer, World
-
-Claim = tuple[ProcessId, ObjectId]
-Seen = frozenset[Claim]
+from remora.testing.standing_claims import Seen, StandingClaims
 
 
 @dataclass
@@ -38,14 +35,14 @@ class CallTruth:
     listed: tuple[ObjectId, ...]
 
 
-class Checker(Observer):
+class Checker(StandingClaims[SimulatedProcess], Observer):
     """Watches a world from its beginning. Raises :class:`Violation`."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self.world = world
         world.observers.append(self)
         self.calls: dict[tuple[ProcessId, int], CallTruth] = {}
-        self.contents: dict[ObjectId, tuple[ObjectId, ...]] = {}
         self.retries: dict[bytes, int] = {}
         self.begun: dict[bytes, int] = {}
         self.constructors: dict[tuple[bytes, int], ObjectId] = {}
@@ -66,10 +63,6 @@ class Checker(Observer):
                 self._has_value(make_object_id(ProcessId(to), message.call, item), value)
         elif isinstance(message, m.Publish | m.Resolve):
             self._has_value(ObjectId(message.id), message.value)
-
-    def _has_value(self, object_id: ObjectId, value: Value) -> None:
-        if value.state >= FIRST_FINISHED:
-            self.contents[object_id] = tuple(ObjectId(one) for one in value.contents)
 
     def call_sent(self, submitter: ProcessId, task: Task, held: tuple[ObjectId, ...]) -> None:
         listed = [ObjectId(one) for one in task.refs]
@@ -216,117 +209,46 @@ class Checker(Observer):
         has_instance = object_id in process.live and process.actor != object_id
         return has_instance or (ref is not None and (ref.holds > 0 or ref.publications > 0))
 
-    # ------------------------------------------------------------------ which claims stand
+    # ------------------------------------------------------------------ what the claims are judged by
 
-    def _stands_if_lives(self, process: SimulatedProcess, object_id: ObjectId, seen: Seen) -> bool:
-        """A process that let go of what it promised to keep is no excuse."""
-        if not process.is_alive or process.node in self.world.declared_dead:
-            return False
-        return not self._lives(process, object_id) or self._stands(process, object_id, seen)
+    def _process(self, process: bytes) -> SimulatedProcess:
+        return self.world.processes[ProcessId(process)]
 
-    def _stands(self, process: SimulatedProcess, object_id: ObjectId, seen: Seen) -> bool:
-        if not self.world.faults and process.actor is None and object_id not in self.actors:
-            return True  # a handle that came by a name is no claim before it is registered
-        claim = (process.process, object_id)
-        if not process.is_alive or claim in seen or process.node in self.world.declared_dead:
-            return False
-        seen = seen | {claim}
+    def _counts(self, process: SimulatedProcess) -> bool:
+        return process.is_alive and process.node not in self.world.declared_dead
+
+    def _needs_no_proof(self, process: SimulatedProcess, object_id: ObjectId) -> bool:
+        # A handle that came by a name is no claim before it is registered.
+        return not self.world.faults and process.actor is None and object_id not in self.actors
+
+    def _is_private(self, process: SimulatedProcess, object_id: ObjectId) -> bool:
         live = process.live.get(object_id)
-        if live is not None and not live.published:
-            return True
-        ref = process.refs._refs.get(object_id)
-        if ref is None or ref.hold is Hold.GONE:
-            return False
-        if ref.hold is Hold.HELD:
-            return True
-        return any(self._covers(process, object_id, cover, seen) for cover in ref.covers or ()) or any(
-            self._stands(process, outer.id, seen) and self._container_holds(outer.id, object_id, seen)
-            for outer in ref.containers or ()
-        )
+        return live is not None and not live.published
 
-    def _covers(self, process: SimulatedProcess, object_id: ObjectId, cover: Carrier, seen: Seen) -> bool:
-        processes = self.world.processes
-        if isinstance(cover, RunningTask):
-            actor = self.constructors.get((cover.submitter, cover.call))
-            if actor is not None:
-                return self._container_holds(actor, object_id, seen)
-            truth = self.calls[cover.submitter, cover.call]
-            if (cover.submitter, process.process) in self.closed:
-                return False
-            return self._kept_by(processes[cover.submitter], truth.held, object_id, seen)
-        if isinstance(cover, ArrivedItem):
-            return self._stands_if_lives(processes[cover.worker], object_id, seen)
-        assert isinstance(cover, CallCarrier)
-        if cover.is_reply and (process.process, cover.of.worker) in self.closed:
-            return False
-        if cover.is_reply:
-            return self._stands_if_lives(processes[cover.of.worker], object_id, seen)
-        return self._kept_by(process, self.calls[process.process, cover.of.call].held, object_id, seen)
+    def _held_for(self, submitter: ProcessId, call: int) -> tuple[ObjectId, ...]:
+        return self.calls[submitter, call].held
 
-    def _kept_by(
-        self, submitter: SimulatedProcess, held: tuple[ObjectId, ...], object_id: ObjectId, seen: Seen
-    ) -> bool:
-        """Whether the arguments that the submitter promised to hold keep the object."""
-        if not submitter.is_alive or submitter.node in self.world.declared_dead:
-            return False
-        return any(
-            self._stands_if_lives(submitter, argument, seen) and self._leads_to(submitter, argument, object_id, seen)
-            for argument in held
-        )
+    def _has_home(self, object_id: ObjectId) -> bool:
+        return self._entry_of(object_id) is not None
 
-    def _leads_to(
-        self,
-        process: SimulatedProcess,
-        object_id: ObjectId,
-        target: ObjectId,
-        seen: Seen,
-        been: frozenset[ObjectId] = frozenset(),
-    ) -> bool:
-        if object_id == target:
-            return True
-        if object_id in been:
-            return False
-        return any(
-            self._inside_is_held(process, object_id, content, seen)
-            and self._leads_to(process, content, target, seen, been | {object_id})
-            for content in self.contents.get(object_id, ())
-        )
-
-    def _inside_is_held(self, process: SimulatedProcess, object_id: ObjectId, content: ObjectId, seen: Seen) -> bool:
-        live = process.live.get(object_id)
-        if live is not None and not live.published:
-            return self._stands_if_lives(process, content, seen)
-        if self._entry_of(object_id) is None:
-            maker = self.world.processes[process_of(object_id)]
-            return object_id in self.freed or self._stands_if_lives(maker, content, seen)
-        return self._container_holds(object_id, content, seen)
+    def _was_freed(self, object_id: ObjectId) -> bool:
+        return object_id in self.freed
 
     def _entry_of(self, object_id: ObjectId) -> Entry | None:
         entries = (daemon.directory._entries.get(object_id) for daemon in self._daemons())
         return next((entry for entry in entries if entry is not None), None)
 
-    def _container_holds(self, container: ObjectId, object_id: ObjectId, seen: Seen) -> bool:
-        entry = self._entry_of(container)
-        hold = entry.contents.get(object_id, Hold.NONE) if entry is not None else Hold.NONE
-        if entry is None or hold in (Hold.NONE, Hold.GONE):
+    def _covers(self, process: SimulatedProcess, object_id: ObjectId, cover: Carrier, seen: Seen) -> bool:
+        """A constructor's call is covered by the actor; a connection that was closed carries nothing."""
+        if isinstance(cover, RunningTask):
+            actor = self.constructors.get((cover.submitter, cover.call))
+            if actor is not None:
+                return self._container_holds(actor, object_id, seen)
+            if (cover.submitter, process.process) in self.closed:
+                return False
+        elif isinstance(cover, CallCarrier) and cover.is_reply and (process.process, cover.of.worker) in self.closed:
             return False
-        if hold is Hold.HELD:
-            return True
-        return self._stands_if_lives(self.world.processes[ProcessId(entry.publisher)], object_id, seen)
-
-    def has_cycle(self) -> bool:
-        """Whether objects contain each other, beyond one containing itself; these are never freed."""
-        state: dict[ObjectId, int] = {}
-
-        def leads_back(object_id: ObjectId) -> bool:
-            if object_id in state:
-                return state[object_id] == 1
-            state[object_id] = 1
-            found = any(leads_back(content) for content in self.contents.get(object_id, ()) if content != object_id)
-            state[object_id] = 2
-            return found
-
-        return any(leads_back(object_id) for object_id in list(self.contents))
+        return super()._covers(process, object_id, cover, seen)
 
     def _name(self, any_id: bytes) -> str:
         return self.world.name(any_id)

@@ -1,9 +1,7 @@
 """The truth about a simulated cluster, against which the counting machines are judged.
 
 Without faults the rule is plain: at the moment an object is freed, no live ref to it exists anywhere, none is on its
-way, and no object that lives contains it. A fault may excuse a claim, but the excuse must be proved: a claim stands
-if it is written down at a home that lives, or if one carrier that covers it is unbroken, all the way to a claim that
-stands. A cover that leads back to itself proves nothing.
+way, and no object that lives contains it. What a fault excuses is in :mod:`remora.testing.standing_claims`.
 """
 
 from __future__ import annotations
@@ -12,21 +10,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from remora.base.ids import ObjectId, ProcessId, make_object_id, process_of
-from remora.base.object_ref import FIRST_FINISHED, INLINE
-from remora.core.counting.carriers import ArrivedItem, CallCarrier, Carrier, RunningTask
+from remora.base.ids import ObjectId, ProcessId, make_object_id
+from remora.base.object_ref import INLINE
 from remora.core.counting.entries import Entry, LossReason
 from remora.core.counting.vocabulary import Hold
 from remora.messages import counting as m
-from remora.messages.objects import Location, ObjectValue, Value
+from remora.messages.objects import Location, ObjectValue
 from remora.messages.tasks import Reply, Task
 from remora.testing.counting_client import SimulatedClient
 from remora.testing.counting_parts import Item
 from remora.testing.counting_world import Violation, World
+from remora.testing.standing_claims import StandingClaims
 
 LOST = {reason.name.encode() for reason in (LossReason.NODE_DIED, LossReason.COPY_LOST, LossReason.UNREACHABLE)}
-Claim = tuple[ProcessId, ObjectId]
-Seen = frozenset[Claim]
 
 
 @dataclass
@@ -39,13 +35,13 @@ class TaskTruth:
     listed: tuple[ObjectId, ...]
 
 
-class Checker:
+class Checker(StandingClaims[SimulatedClient]):
     """Watches a world from its beginning. Raises :class:`Violation`."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self.world = world
         self.tasks: dict[tuple[ProcessId, int], TaskTruth] = {}
-        self.contents: dict[ObjectId, tuple[ObjectId, ...]] = {}
         world.on_free = self.object_freed
         world.on_send = self.message_sent
         world.on_place_freed = self.place_freed
@@ -77,10 +73,6 @@ class Checker:
                             f"{self._name(object_id)} is said to be gone to {self._name(to)}, where it lives"
                         )
 
-    def _has_value(self, object_id: ObjectId, value: Value) -> None:
-        if value.state >= FIRST_FINISHED:
-            self.contents[object_id] = tuple(ObjectId(content) for content in value.contents)
-
     def _check_lost(self, object_id: ObjectId, client: SimulatedClient) -> None:
         """A value is not lost while a living node has a copy. (When two nodes die, what one left to the other is.)"""
         if self.world.node_deaths > 1 or not self._lives(client, object_id):
@@ -100,20 +92,6 @@ class Checker:
             if is_known and self._stands(other, object_id, frozenset()):
                 name = self._name(client.process)
                 raise Violation(f"{self._name(object_id)} is lost for {name}, and {self._name(other.process)} knows it")
-
-    def has_cycle(self) -> bool:
-        """Whether objects contain each other, beyond one containing itself; these are never freed."""
-        state: dict[ObjectId, int] = {}
-
-        def leads_back(object_id: ObjectId) -> bool:
-            if object_id in state:
-                return state[object_id] == 1
-            state[object_id] = 1
-            found = any(leads_back(content) for content in self.contents.get(object_id, ()) if content != object_id)
-            state[object_id] = 2
-            return found
-
-        return any(leads_back(object_id) for object_id in list(self.contents))
 
     # At every free
 
@@ -155,92 +133,38 @@ class Checker:
         if carried and stands:
             raise Violation(f"{self._name(object_id)} is freed while {self.world.describe(message)} carries it")
 
-    def _lives(self, client: SimulatedClient, object_id: ObjectId) -> bool:
-        ref = client.refs._refs.get(object_id)
-        is_own_actor = self.world.actors.get(client.process) == object_id
-        has_instance = object_id in client.strong and not is_own_actor
+    def _lives(self, process: SimulatedClient, object_id: ObjectId) -> bool:
+        ref = process.refs._refs.get(object_id)
+        is_own_actor = self.world.actors.get(process.process) == object_id
+        has_instance = object_id in process.strong and not is_own_actor
         return has_instance or (ref is not None and (ref.holds > 0 or ref.publications > 0))
 
-    # Which claims stand
+    # What the claims are judged by
 
-    def _stands_if_lives(self, client: SimulatedClient, object_id: ObjectId, seen: Seen) -> bool:
-        """A process that let go of what it promised to keep is no excuse."""
-        return client.alive and (not self._lives(client, object_id) or self._stands(client, object_id, seen))
+    def _process(self, process: bytes) -> SimulatedClient:
+        return self.world.clients[ProcessId(process)]
 
-    def _stands(self, client: SimulatedClient, object_id: ObjectId, seen: Seen) -> bool:
-        if not self.world.faults:
-            return True
-        claim = (client.process, object_id)
-        if not client.alive or claim in seen:
-            return False
-        seen = seen | {claim}
-        if object_id in client.objects and client.is_private(object_id):
-            return True
-        ref = client.refs._refs.get(object_id)
-        if ref is None or ref.hold is Hold.GONE:
-            return False
-        if ref.hold is Hold.HELD:
-            return True
-        return any(self._covers(client, object_id, cover, seen) for cover in ref.covers or ()) or any(
-            self._stands(client, outer.id, seen) and self._container_holds(outer.id, object_id, seen)
-            for outer in ref.containers or ()
-        )
+    def _counts(self, process: SimulatedClient) -> bool:
+        return process.alive
 
-    def _covers(self, client: SimulatedClient, object_id: ObjectId, cover: Carrier, seen: Seen) -> bool:
-        if isinstance(cover, RunningTask):
-            truth = self.tasks[cover.submitter, cover.call]
-            return self._kept_by(self.world.clients[cover.submitter], truth.held, object_id, seen)
-        if isinstance(cover, ArrivedItem):
-            return self._stands_if_lives(self.world.clients[cover.worker], object_id, seen)
-        if isinstance(cover, CallCarrier) and cover.is_reply:
-            return self._stands_if_lives(self.world.clients[cover.of.worker], object_id, seen)
-        assert isinstance(cover, CallCarrier)
-        return self._kept_by(client, self.tasks[client.process, cover.of.call].held, object_id, seen)
+    def _needs_no_proof(self, process: SimulatedClient, object_id: ObjectId) -> bool:
+        return not self.world.faults
 
-    def _kept_by(self, submitter: SimulatedClient, held: tuple[ObjectId, ...], object_id: ObjectId, seen: Seen) -> bool:
-        """Whether the arguments that the submitter promised to hold keep the object."""
-        return submitter.alive and any(
-            self._stands_if_lives(submitter, argument, seen) and self._leads_to(submitter, argument, object_id, seen)
-            for argument in held
-        )
+    def _is_private(self, process: SimulatedClient, object_id: ObjectId) -> bool:
+        return object_id in process.objects and process.is_private(object_id)
 
-    def _leads_to(
-        self,
-        client: SimulatedClient,
-        object_id: ObjectId,
-        target: ObjectId,
-        seen: Seen,
-        been: frozenset[ObjectId] = frozenset(),
-    ) -> bool:
-        """Whether the object is the target or contains it, with every home on the way holding what is inside."""
-        if object_id == target:
-            return True
-        if object_id in been:
-            return False
-        return any(
-            self._inside_is_held(client, object_id, content, seen)
-            and self._leads_to(client, content, target, seen, been | {object_id})
-            for content in self.contents.get(object_id, ())
-        )
+    def _held_for(self, submitter: ProcessId, call: int) -> tuple[ObjectId, ...]:
+        return self.tasks[submitter, call].held
 
-    def _inside_is_held(self, client: SimulatedClient, object_id: ObjectId, content: ObjectId, seen: Seen) -> bool:
-        if object_id in client.objects and client.is_private(object_id):
-            return self._stands_if_lives(client, content, seen)
-        if self.world.home(object_id) is None:
-            return object_id in self.world.freed or self._stands_if_lives(
-                self.world.clients[process_of(object_id)], content, seen
-            )
-        return self._container_holds(object_id, content, seen)
+    def _has_home(self, object_id: ObjectId) -> bool:
+        return self.world.home(object_id) is not None
 
-    def _container_holds(self, container: ObjectId, object_id: ObjectId, seen: Seen) -> bool:
-        home = self.world.home(container)
-        entry = home._entries.get(container) if home is not None else None
-        hold = entry.contents.get(object_id, Hold.NONE) if entry is not None else Hold.NONE
-        if entry is None or hold in (Hold.NONE, Hold.GONE):
-            return False
-        if hold is Hold.HELD:
-            return True
-        return self._stands_if_lives(self.world.clients[entry.publisher], object_id, seen)
+    def _was_freed(self, object_id: ObjectId) -> bool:
+        return object_id in self.world.freed
+
+    def _entry_of(self, object_id: ObjectId) -> Entry | None:
+        home = self.world.home(object_id)
+        return home._entries.get(object_id) if home is not None else None
 
     # When all is quiet and every ref is dropped
 
