@@ -286,8 +286,8 @@ class SimulatedClient:
                 self.refs.publish_acknowledged(_ids(ids))
             case m.Ping(number):
                 self.refs.pinged(number)
-            case ObjectValue(object_id, value):
-                self._value_arrived(ObjectId(object_id), value)
+            case ObjectValue(object_id, value, _, for_now):
+                self._value_arrived(ObjectId(object_id), value, for_now)
             case ReleaseCopies(ids):
                 self._release_copies(_ids(ids))
             case HomeDied(nodes):
@@ -351,11 +351,11 @@ class SimulatedClient:
         if contents:
             self.refs.item_received(worker, call, item, contents, born)
 
-    def _value_arrived(self, object_id: ObjectId, value: Value) -> None:
+    def _value_arrived(self, object_id: ObjectId, value: Value, for_now: bool) -> None:
         knew = object_id in self.knowing
         self.knowing.pop(object_id, None)
         if not self._is_elsewhere(value):  # else it is the answer to who only wanted to know
-            if object_id in self.strong:
+            if object_id in self.strong and not for_now:
                 self._values[object_id] = value
             if value.location is not None and object_id in self.strong:
                 self.network.look(value.location)
