@@ -149,10 +149,6 @@ class ArenaSpace:
         for offset, size in self._warm.pop(process, ()):
             nobody.add(offset, size)
 
-    def warm_ranges(self) -> dict[ProcessId, list[tuple[int, int]]]:
-        """The free ranges that have memory, by who wrote them."""
-        return {writer: list(ranges) for writer, ranges in self._warm.items() if ranges}
-
     def validate(self, held: Iterable[tuple[int, int]]) -> None:
         """Raise unless held ranges, warm, punching and cold ones are the offset space, each byte once.
 

@@ -307,10 +307,6 @@ class World(Network):
             self.pulls[near].link_lost(far)
             self.after_daemon(near)
 
-    def may_cut(self, one: NodeId, other: NodeId) -> bool:
-        """Not when one is dead and the other is about to hear it."""
-        return one in self.alive and other in self.alive
-
     def living_nodes(self) -> list[NodeId]:
         return [node for node in self.directories if node in self.alive]
 
