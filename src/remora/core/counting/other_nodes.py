@@ -1,8 +1,9 @@
 """Other nodes at the home: what they hold here, the copies that homes keep with each other, links lost, deaths.
 
-Between daemons that live, everything said arrives once and in order, whatever becomes of the connections. ``Sync`` and
-`node_reconnected` are for links that do lose something: the protocol stands them, and the simulation cuts links to
-show it, as long as no node dies meanwhile. The daemon does not use them.
+Between daemons that live, everything said arrives once and in order, whatever becomes of the connections (decision 18).
+``Sync`` and `node_reconnected` are for links that do lose something. The daemon does not use them. They stay because
+they are a part of the protocol, without which what it says of a lost link (void what the old one asked, list all that
+is held) would be a claim: the simulation cuts links to show it, as long as no node dies meanwhile, and breaks without.
 """
 
 from __future__ import annotations
