@@ -198,7 +198,7 @@ class InspectionService:
 
     def _node_reports(self) -> list[m.NodeReport]:
         cluster = self._daemon.cluster
-        return cluster.node_reports() if cluster is not None else [self._own.node_report()]
+        return cluster.nodes.reports() if cluster is not None else [self._own.node_report()]
 
     def _tell_node(self, node: bytes, message: Any) -> None:
         cluster = self._daemon.cluster

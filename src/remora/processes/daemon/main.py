@@ -342,7 +342,7 @@ class NodeDaemon:
         self.groups.job_ended(connected.process, now_s)
         self.workers.end_job(connected.process, now_s)
         if self.cluster is not None:
-            self.cluster.forget_job(connected.process)
+            self.cluster.messages.forget_job(connected.process)
 
     def _on_worker_ended(self, connected: ConnectedProcess, cause: str) -> None:
         self.processes.remove(connected)
