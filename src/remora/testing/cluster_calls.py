@@ -29,6 +29,7 @@ from remora.messages.leases import (
 )
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Close, Done, HandedBack, Reply, Task
+from remora.processes.client import arguments
 from remora.testing.cluster_network import End
 from remora.testing.cluster_refs import ELSEWHERE, ProcessObjects
 
@@ -47,7 +48,6 @@ class PendingCall:
         "creation",
         "is_ended",
         "is_forgotten",
-        "is_submitted",
         "message",
         "references",
         "result",
@@ -68,7 +68,6 @@ class PendingCall:
         self.creation: tuple[ObjectId, ...] = ()
         self.references: tuple[ObjectId, ...] = ()
         self.top_level: tuple[ObjectId, ...] = ()
-        self.is_submitted = False
         self.is_ended = False
         self.is_forgotten = False
 
@@ -217,7 +216,6 @@ class ProcessCalls(ProcessObjects):
     def _dispatch(self, record: PendingCall) -> None:
         if record.top_level:
             self._go_near(record)
-        record.is_submitted = True
         worker = self.submission.submit(record)
         if worker is None:
             self._carry_out_submission()
@@ -331,7 +329,6 @@ class ProcessCalls(ProcessObjects):
         if may_retry and record.references:
             more = self._completed(owner, record.call)
             record.retries_left -= record.retries_left > 0
-            record.is_submitted = False
             self._again[peer, record.call] = record
         elif value.state == FAILED:
             retried, more = self._raised(owner, record.call, may_retry)
@@ -627,12 +624,5 @@ class ProcessCalls(ProcessObjects):
 
 
 def listed_ids(task: Task) -> list[ObjectId]:
-    """The ids that travel in a call: nested refs, refs inside inlined values, stored arguments."""
-    ids = [ObjectId(one) for one in task.refs]
-    for argument in task.values:
-        if argument.value.location is not None or argument.value.state == PENDING:
-            ids.append(ObjectId(argument.id))
-        ids += [ObjectId(one) for one in argument.value.contents]
-    if task.stored is not None:
-        ids.append(ObjectId(task.stored.id))
-    return ids
+    """The ids that travel in a call."""
+    return [ObjectId(one) for one in arguments.listed_ids(task)]

@@ -190,10 +190,6 @@ class SimulatedDaemon:
         self.workers.start_job(process, ENVIRONMENT)
         self.head.job_started(process, ENVIRONMENT)
 
-    def connected_drivers(self) -> list[ProcessId]:
-        """Drivers on this node."""
-        return [one.process for one in self._processes.values() if one.process == one.job]
-
     def refused_process(self, process: bytes, reason: str) -> None:
         """The head ended a process because of what it said."""
         self.world.check(False, f"the head ends {self.world.name(process)}: {reason}", process)

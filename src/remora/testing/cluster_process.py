@@ -45,12 +45,11 @@ class Frame:
         self.is_orphaned = False
         self.is_constructor = False
         self.argument_error = b""
-        self.awaits_answer = False
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the code waits for a value, or for an answer."""
-        return bool(self.awaited) or self.awaits_answer
+        """Whether the code waits for a value."""
+        return bool(self.awaited)
 
     def __repr__(self) -> str:
         return f"<Frame {self.name}{' waits' if self.is_waiting else ''}>"
@@ -293,19 +292,6 @@ class SimulatedProcess(ProcessCalls):
         has_returned = True
         if frame.is_waiting and len(frame.awaited) == 1:
             self._blocked(frame)
-
-    def answer_awaited(self, frame: Frame) -> None:
-        """The code waits for the head's answer."""
-        if not frame.is_waiting:
-            frame.awaits_answer = True
-            self._blocked(frame)
-
-    def answered(self, frame: Frame) -> None:
-        """It has come."""
-        if frame.awaits_answer:
-            frame.awaits_answer = False
-            if not frame.is_waiting:
-                self._unblocked(frame)
 
     def _blocked(self, frame: Frame) -> None:
         if self.is_driver:

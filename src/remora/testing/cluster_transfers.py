@@ -271,10 +271,6 @@ class SimulatedTransfers:
         """Source and lane of each."""
         return list(self._streams)
 
-    def left_over(self) -> str:
-        """What should not be there when nobody wants anything."""
-        return f"{self.pulls.pulls()}" if self.pulls.pulls() else ""
-
 
 def _purpose(number: int) -> PullPurpose:
     return PullPurpose(min(number, PullPurpose.PREFETCH))
