@@ -105,7 +105,8 @@ def start_job(cluster: Cluster, node: bytes) -> bytes:
 def create(cluster: Cluster, node: bytes, call: int = 1, max_restarts: int = 0, **options: Any) -> bytes:
     driver = driver_of(node)
     actor = make_object_id(driver, call)  # type: ignore[arg-type]
-    spec = a.ActorSpec("Counter", b"class", b"arguments", b"handle", resources=ONE_CPU, max_restarts=max_restarts)
+    resources = options.pop("resources", ONE_CPU)
+    spec = a.ActorSpec("Counter", b"class", b"arguments", b"handle", resources=resources, max_restarts=max_restarts)
     cluster.say(node, FromProcess(driver, driver), a.CreateActor(actor, spec, **options))
     return actor
 
@@ -228,6 +229,28 @@ def test_a_head_made_from_what_was_written_down_goes_on(cluster: Cluster) -> Non
     assert cluster.take(one, a.ActorFound)[-1].actor == actor
 
 
+def test_what_is_said_to_a_node_in_the_turn_in_which_it_comes_back_is_said_once(cluster: Cluster) -> None:
+    one, two = cluster.join(is_head_node=True), cluster.join()
+    job = start_job(cluster, one)
+    cluster.head.on_messages(one, [m.JobEnded(job, "its driver ended")], cluster.now_s)
+    cluster.sent[two] = cluster.head.rejoin(m.Rejoin(two, cluster.boot(two), 0), cluster.now_s)
+    cluster.turn()
+    assert len(cluster.take(two, m.JobEnded)) == 1
+
+
+def test_a_node_that_has_not_heard_that_it_joined_is_told_again_what_followed(cluster: Cluster) -> None:
+    one = cluster.join(is_head_node=True)
+    start_job(cluster, one)
+    create(cluster, one, resources={"disk": 1})
+    join = m.JoinCluster(b"two", 1, (3, 11), "two:1", "two", 1, {"disk": 1, "CPU": 10_000})
+    for _ in range(2):
+        joined = cluster.head.join(join, cluster.now_s)
+        assert isinstance(joined, m.Joined)
+        cluster.sent[joined.node] = []
+        cluster.turn()
+        assert len(cluster.take(joined.node, m.PlaceActor)) == 1
+
+
 def test_what_was_confirmed_is_not_kept(cluster: Cluster) -> None:
     one = cluster.join(is_head_node=True)
     start_job(cluster, one)
@@ -271,6 +294,15 @@ def test_a_job_that_ends_is_told_to_all_other_nodes_and_listed_with_its_times(cl
     cluster.say(two, FromProcess(driver_of(two), b""), m.ListJobs(1))
     (report,) = cluster.take(two, m.Jobs)[0].jobs
     assert report.ended_s - report.started_s == pytest.approx(5)
+
+
+def test_a_node_that_joins_hears_of_ended_jobs_whose_detached_actors_live(cluster: Cluster) -> None:
+    one = cluster.join(is_head_node=True)
+    job = start_job(cluster, one)
+    create(cluster, one, 1, name="stays", request=1, detached=True, namespace="space")
+    cluster.say(one, m.JobEnded(job, "its driver ended"))
+    two = cluster.join()
+    assert cluster.take(two, m.JobEnded) == [m.JobEnded(job, "its driver ended")]
 
 
 def test_an_actor_made_after_the_end_of_its_job_ends_at_once(cluster: Cluster) -> None:

@@ -84,7 +84,10 @@ class Head:
         if isinstance(outcome, m.Departure):
             refusal = self.membership.refusal(outcome.node, message.boot)
             return m.JoinRefused(refusal, is_departed=True)
-        self.links.open(outcome.node)
+        try:
+            self._open_link(outcome.node)
+        except ValueError as error:
+            return m.JoinRefused(f"this node was a member before it joined: {error}", is_departed=True)
         self._readers[outcome.node] = UnitReader()
         self._carry_out()
         identity = self._identity
@@ -97,6 +100,17 @@ class Head:
             identity.certificate,
             identity.key,
         )
+
+    def _open_link(self, node: bytes) -> None:
+        """Say what a new member must know first, or again what followed an answer that it has not heard."""
+        if node in self.links.nodes():
+            self.links.outbox += [ToNode(node, unit) for unit in self.links.say_again(node, 0)]
+            return
+        self.links.open(node)
+        for job in dict.fromkeys(actor.job for actor in self.registry.actors()):
+            record = self.jobs.record(job)
+            if record is not None and self.jobs.has_ended(job):  # its detached actors may have workers there
+                self.links.say(node, m.JobEnded(job, record.report.cause))
 
     def _why_not(self, message: m.JoinCluster) -> str:
         if message.protocol != PROTOCOL_VERSION:
@@ -125,7 +139,7 @@ class Head:
             return [m.JoinRefused(refusal, is_departed=True)]
         try:
             self.links.confirmed(node, message.received)
-            units = self.links.unconfirmed_after(node, message.received)
+            units = self.links.say_again(node, message.received)
         except ValueError as error:
             return [m.JoinRefused(f"the head's state is not the one that this node knows: {error}", is_departed=True)]
         self._readers[node] = UnitReader()

@@ -94,13 +94,15 @@ class HeadLinks:
         """How many units of the node were handled."""
         return self._links[node].received
 
-    def unconfirmed_after(self, node: bytes, received: int) -> list[Unit]:
-        """What the node has not heard.
+    def say_again(self, node: bytes, received: int) -> list[Unit]:
+        """What the node has not heard, for its new stream; what was about to be sent on the old one is not sent.
 
         Raises:
             ValueError: it has confirmed more than that before.
         """
-        return self._links[node].unconfirmed_after(received)
+        units = self._links[node].unconfirmed_after(received)
+        self.outbox[:] = [effect for effect in self.outbox if effect.node != node]
+        return units
 
     def confirm(self) -> None:
         """Tell every node how much of it was handled; to be called at the end of a turn."""
