@@ -236,12 +236,12 @@ def test_a_block_that_is_read_is_freed_after_its_last_reader(clear: TransferNode
     location = source.put(object_id(1), data)
     reader.pull(object_id(1), len(data), source)
     clear.run_until(lambda: choke.left <= 0)
-    assert source.transfers.is_serving(location.offset)
+    assert source.transfers.serving.blocks.is_served(location.offset)
     assert source.drop(object_id(1))
     assert source.freed == []
     reader.transfers.node_dead(source.node)
     clear.run_until(lambda: source.freed == [location])
-    assert not source.transfers.is_serving(location.offset)
+    assert not source.transfers.serving.blocks.is_served(location.offset)
 
 
 def test_a_block_that_was_read_whole_may_be_freed_though_the_connection_stays(clear: TransferNodes) -> None:
@@ -249,7 +249,7 @@ def test_a_block_that_was_read_whole_may_be_freed_though_the_connection_stays(cl
     location = source.put(object_id(1), value_of(LARGE))
     reader.pull(object_id(1), LARGE, source)
     clear.run_until(lambda: reader.has(object_id(1)))
-    clear.run_until(lambda: not source.transfers.is_serving(location.offset))
+    clear.run_until(lambda: not source.transfers.serving.blocks.is_served(location.offset))
     assert source.transfers.statistics().readers > 0
     assert not source.drop(object_id(1))
 

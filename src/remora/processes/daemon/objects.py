@@ -24,7 +24,7 @@ from remora.core.counting.vocabulary import (
 )
 from remora.messages import arena as arena_messages
 from remora.messages.counting import Publish, Resolve, Store
-from remora.messages.objects import Location, Value
+from remora.messages.objects import Location
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
 from remora.system.memory_limits import MemoryLimits
 from remora.system.shared_memory import SharedMemory
@@ -148,11 +148,6 @@ class ObjectService:
     def drop_detached(self, actor: ObjectId, now_s: float) -> None:
         """It is dead for good, or was not made."""
         self.directory.drop_detached(actor)
-        self.carry_out(now_s)
-
-    def publish_error(self, object_id: ObjectId, maker: ProcessId, data: Value, now_s: float) -> None:
-        """Give a published, pending object an error in the place of its maker."""
-        self.directory.resolve(maker, Resolve(object_id, data))
         self.carry_out(now_s)
 
     def tick(self, now_s: float) -> float | None:

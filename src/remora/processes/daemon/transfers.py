@@ -218,10 +218,6 @@ class Transfers:
         prove = partial(self._accept_socket, sock, preface, self._credentials, PROOF_TIMEOUT_S)
         self.serving.accept(sock, prove, self._arena.window)
 
-    def is_serving(self, offset: int) -> bool:
-        """Whether some node reads the block that starts there."""
-        return self.serving.blocks.is_served(offset)
-
     def free_when_served(self, location: Location) -> bool:
         """Whether the block must stay for now, since it is being read: then ``host.free(location)`` follows."""
         return self.serving.blocks.free_when_served(location.offset, partial(self._host.free, location))
