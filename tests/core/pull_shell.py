@@ -48,7 +48,7 @@ class PullShell:
         self.admitted: list[int] = []
 
     def start(self, number: int, size_bytes: int, sources: list[NodeId], purpose: int = PullPurpose.GET) -> int:
-        pull = self.pulls.start(object_id(number), WRITER, size_bytes, sources, PullPurpose(purpose), self.now_s)
+        pull = self.pulls.start(object_id(number), WRITER, size_bytes, sources, PullPurpose(purpose))
         self.sizes[pull] = size_bytes
         self.run()
         return pull

@@ -79,8 +79,8 @@ def test_a_pull_that_becomes_urgent_overtakes() -> None:
     first = shell.start(0, SMALL, [A])
     argument = shell.start(1, SMALL, [A], PullPurpose.ARGUMENT)
     prefetch = shell.start(2, SMALL, [A], PullPurpose.PREFETCH)
-    shell.pulls.raise_priority(object_id(2), WRITER, PullPurpose.GET, shell.now_s)
-    shell.pulls.raise_priority(object_id(2), WRITER, PullPurpose.ARGUMENT, shell.now_s)
+    shell.pulls.raise_priority(object_id(2), WRITER, PullPurpose.GET)
+    shell.pulls.raise_priority(object_id(2), WRITER, PullPurpose.ARGUMENT)
     shell.finish_all()
     assert shell.finished == [first, prefetch, argument]
 
@@ -329,7 +329,7 @@ def test_new_sources_are_used_and_one_that_refused_may_be_named_again() -> None:
 def test_the_space_of_a_cancelled_pull_is_kept_until_nothing_is_written_to_it() -> None:
     shell = PullShell(NO_LIMIT)
     shell.start(1, SMALL, [A])
-    shell.pulls.cancel(object_id(1), WRITER, shell.now_s)
+    shell.pulls.cancel(object_id(1), WRITER)
     shell.run()
     assert shell.space
     shell.answer(*shell.busy()[0])
@@ -341,7 +341,7 @@ def test_the_space_of_a_cancelled_pull_is_kept_until_nothing_is_written_to_it() 
 def test_a_cancelled_pull_may_start_again_while_its_old_chunks_come() -> None:
     shell = PullShell(NO_LIMIT)
     shell.start(1, SMALL, [A])
-    shell.pulls.cancel(object_id(1), WRITER, shell.now_s)
+    shell.pulls.cancel(object_id(1), WRITER)
     again = shell.start(1, SMALL, [A])
     shell.finish_all()
     assert shell.finished == [again]
@@ -351,7 +351,7 @@ def test_a_cancelled_pull_may_start_again_while_its_old_chunks_come() -> None:
 def test_space_that_is_granted_to_a_cancelled_pull_is_released() -> None:
     shell = PullShell(NO_LIMIT, grants=False)
     pull = shell.start(1, SMALL, [A])
-    shell.pulls.cancel(object_id(1), WRITER, shell.now_s)
+    shell.pulls.cancel(object_id(1), WRITER)
     shell.grant(pull)
     shell.run()
     assert not shell.space
@@ -361,7 +361,7 @@ def test_space_that_is_granted_to_a_cancelled_pull_is_released() -> None:
 def test_a_pull_without_space_fails_and_blames_no_source() -> None:
     shell = PullShell(NO_LIMIT, grants=False)
     pull = shell.start(1, SMALL, [A])
-    shell.pulls.space_refused(pull, "the store is full", shell.now_s)
+    shell.pulls.space_refused(pull, "the store is full")
     shell.run()
     assert shell.failed == {pull: "the store is full"}
 
@@ -383,7 +383,7 @@ def test_an_idle_stream_is_closed_and_an_old_one_in_use_is_not_taken_for_stalled
 
 def test_wrong_answers_raise_and_change_nothing() -> None:
     pulls = PullManager()
-    number = pulls.start(object_id(1), WRITER, SMALL, [A], PullPurpose.GET, 0.0)
+    number = pulls.start(object_id(1), WRITER, SMALL, [A], PullPurpose.GET)
     pulls.space_granted(number, 0.0)
     pulls.assign(0.0)
     with pytest.raises(ValueError, match="did not ask for space"):

@@ -41,13 +41,13 @@ class PullPrograms(RuleBasedStateMachine):
 
     @rule(number=OBJECTS, purpose=st.sampled_from(PullPurpose))
     def raise_priority(self, number: int, purpose: PullPurpose) -> None:
-        self.shell.pulls.raise_priority(object_id(number), WRITER, purpose, self.shell.now_s)
+        self.shell.pulls.raise_priority(object_id(number), WRITER, purpose)
         self.shell.run()
 
     @rule(number=OBJECTS)
     def cancel(self, number: int) -> None:
         self.ended |= {p.number for p in self.shell.pulls.pulls() if p.id == object_id(number)}
-        self.shell.pulls.cancel(object_id(number), WRITER, self.shell.now_s)
+        self.shell.pulls.cancel(object_id(number), WRITER)
         self.shell.run()
 
     @rule(number=OBJECTS, sources=SOURCES)
@@ -63,7 +63,7 @@ class PullPrograms(RuleBasedStateMachine):
             self.shell.grant(pull)
         else:
             del self.shell.asking[pull]
-            self.shell.pulls.space_refused(pull, "full", self.shell.now_s)
+            self.shell.pulls.space_refused(pull, "full")
         self.shell.run()
 
     @precondition(lambda self: self.shell.busy())

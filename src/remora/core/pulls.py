@@ -52,7 +52,7 @@ class PullManager:
 
     Example:
         >>> pulls = PullManager()
-        >>> number = pulls.start(object_id, writer, 100_000, [node], PullPurpose.GET, now_s=0.0)
+        >>> number = pulls.start(object_id, writer, 100_000, [node], PullPurpose.GET)
         >>> pulls.outbox
         [AskSpace(pull=1, size_bytes=100000)]
         >>> pulls.space_granted(number, now_s=0.0)
@@ -79,9 +79,7 @@ class PullManager:
 
     # ------------------------------------------------------------------ what the directory wants
 
-    def start(
-        self, id: bytes, writer: bytes, size_bytes: int, sources: Sequence[NodeId], purpose: PullPurpose, now_s: float
-    ) -> int:
+    def start(self, id: bytes, writer: bytes, size_bytes: int, sources: Sequence[NodeId], purpose: PullPurpose) -> int:
         """Bring the object here; the number of the pull, by which effects name it.
 
         Raises:
@@ -96,7 +94,7 @@ class PullManager:
         self._admit()
         return pull.number
 
-    def raise_priority(self, id: bytes, writer: bytes, purpose: PullPurpose, now_s: float) -> None:
+    def raise_priority(self, id: bytes, writer: bytes, purpose: PullPurpose) -> None:
         """Somebody more urgent waits for it, too. Nothing changes when it was as urgent, or is not being pulled."""
         pull = self._by_key.get((id, writer))
         if pull is None or pull.purpose <= purpose:
@@ -108,7 +106,7 @@ class PullManager:
         pull.purpose = purpose
         self._admit()
 
-    def cancel(self, id: bytes, writer: bytes, now_s: float) -> None:
+    def cancel(self, id: bytes, writer: bytes) -> None:
         """Nobody waits for it any more. Nothing happens when it is not being pulled."""
         pull = self._by_key.get((id, writer))
         if pull is not None:
@@ -154,7 +152,7 @@ class PullManager:
         pull.progress_s = now_s
         self._choose_source(pull, now_s)
 
-    def space_refused(self, number: int, reason: str, now_s: float) -> None:
+    def space_refused(self, number: int, reason: str) -> None:
         """The other answer to ``AskSpace``.
 
         Raises:
@@ -165,7 +163,7 @@ class PullManager:
             self._fail(pull, reason)
         self._release(pull)
 
-    def fail(self, number: int, reason: str, now_s: float) -> None:
+    def fail(self, number: int, reason: str) -> None:
         """The node itself cannot take the object, for example since the machine has no memory left."""
         pull = self._pulls.get(number)
         if pull is not None and pull.state is not PullState.ENDED:

@@ -90,24 +90,23 @@ class SimulatedTransfers:
 
     def do(self, effect: StartPull | RaisePull | CancelPull) -> None:
         """Bring a value here, more urgently, or not at all."""
-        now_s = self._network.now_s
         key = (effect.id, effect.writer)
         if isinstance(effect, StartPull):
             self._start(key, effect.size_bytes, [NodeId(one) for one in effect.sources], effect.purpose)
         elif isinstance(effect, RaisePull):
-            self.pulls.raise_priority(*key, _purpose(effect.purpose), now_s)
+            self.pulls.raise_priority(*key, _purpose(effect.purpose))
         elif key in self._arrivals:
             self._end(self._arrivals[key])
-            self.pulls.cancel(*key, now_s)
+            self.pulls.cancel(*key)
 
     def _start(self, key: Key, size_bytes: int, sources: Sequence[NodeId], purpose: int) -> None:
         now_s = self._network.now_s
         nodes = [source for source in sources if source != self._daemon.node]
         if key in self._arrivals:
-            self.pulls.raise_priority(*key, _purpose(purpose), now_s)
+            self.pulls.raise_priority(*key, _purpose(purpose))
             self.pulls.sources_changed(*key, nodes, now_s)
         else:
-            number = self.pulls.start(*key, size_bytes, nodes, _purpose(purpose), now_s)
+            number = self.pulls.start(*key, size_bytes, nodes, _purpose(purpose))
             self._arrivals[key] = self._coming[number] = Arrival(key, size_bytes)
 
     def node_dead(self, node: NodeId) -> None:
@@ -231,7 +230,7 @@ class SimulatedTransfers:
             arrival.offset = self._daemon.arena.allocate(self._daemon.process)
             self.pulls.space_granted(effect.pull, self._network.now_s)
         else:
-            self.pulls.space_refused(effect.pull, "the store of this node has no room", self._network.now_s)
+            self.pulls.space_refused(effect.pull, "the store of this node has no room")
 
     def _open(self, source: NodeId, lane: int) -> None:
         self._streams[source, lane] = deque()

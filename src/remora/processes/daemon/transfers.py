@@ -165,10 +165,10 @@ class Transfers:
         now_s = self._clock()
         nodes = [NodeId(source) for source in sources if source != self._node]
         if self._arrivals.get((object_id, writer)) is not None:
-            self.pulls.raise_priority(object_id, writer, _purpose(purpose), now_s)
+            self.pulls.raise_priority(object_id, writer, _purpose(purpose))
             self.pulls.sources_changed(object_id, writer, nodes, now_s)
         else:
-            number = self.pulls.start(object_id, writer, size_bytes, nodes, _purpose(purpose), now_s)
+            number = self.pulls.start(object_id, writer, size_bytes, nodes, _purpose(purpose))
             arrival = self._arrivals.start((object_id, writer), size_bytes)
             self._coming[number] = _Coming((object_id, writer), size_bytes, arrival)
         self._work_to_do(now_s)
@@ -176,7 +176,7 @@ class Transfers:
     def raise_priority(self, object_id: bytes, writer: bytes, purpose: int) -> None:
         """Somebody more urgent waits for it, too."""
         now_s = self._clock()
-        self.pulls.raise_priority(object_id, writer, _purpose(purpose), now_s)
+        self.pulls.raise_priority(object_id, writer, _purpose(purpose))
         self._work_to_do(now_s)
 
     def cancel(self, object_id: bytes, writer: bytes) -> None:
@@ -185,7 +185,7 @@ class Transfers:
         if arrival is not None:
             now_s = self._clock()
             self._arrivals.end((object_id, writer), arrival, is_whole=False)
-            self.pulls.cancel(object_id, writer, now_s)
+            self.pulls.cancel(object_id, writer)
             self._work_to_do(now_s)
 
     def space_granted(self, request: int, block: Block, fresh: bool) -> None:
@@ -201,7 +201,7 @@ class Transfers:
     def space_refused(self, request: int, reason: str) -> None:
         """The other answer to ``allocate``."""
         now_s = self._clock()
-        self.pulls.space_refused(request, reason, now_s)
+        self.pulls.space_refused(request, reason)
         self._work_to_do(now_s)
 
     def node_dead(self, node: bytes) -> None:
@@ -343,7 +343,7 @@ class Transfers:
         for chunk in request.chunks:
             coming = self._coming[chunk.pull]
             if coming.pages is Pages.NEW and not self._arena.may_grow(chunk.size_bytes):
-                self.pulls.fail(chunk.pull, "the machine has no memory left for the store to grow", self._clock())
+                self.pulls.fail(chunk.pull, "the machine has no memory left for the store to grow")
             wanted = WantedChunk(*coming.key, chunk.offset, chunk.size_bytes)
             chunks.append(ChunkToRead(chunk, wanted, coming.offset + chunk.offset, coming.pages, coming.arrival))
         self._streams[request.source, request.stream].ask(chunks)
