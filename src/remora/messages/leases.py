@@ -91,7 +91,7 @@ class LeaseBroken(msgspec.Struct, array_like=True, tag=65, frozen=True):
     """Daemon to the holder of a lease: the worker died; ``cause`` says how (signal, exit code, out of memory).
 
     ``running`` is for a holder on another node, which cannot read the page of running calls: the id of the task that
-    the worker began last, 12 zero bytes if it began none, and empty when that is not known because its node is dead.
+    the worker began last, 12 zero bytes if it began none, and ``RUNNING_UNKNOWN`` when its node is dead.
     """
 
     lease: int
