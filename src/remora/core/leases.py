@@ -221,7 +221,7 @@ class LeaseTable:
             reason = f"no worker could be started: {cause}"
             for ticket in self._drop_tickets(lambda ticket: _key(ticket.claim) == key):
                 self._queue.cancel(ticket.claim.requester.process, ticket.request.number)
-                self._say_failed(ticket, reason)
+                self._say_failed(ticket.request, reason)
         self._dispatch(now_s)
 
     def worker_idle(self, process: bytes, now_s: float) -> None:
@@ -295,11 +295,11 @@ class LeaseTable:
             del self._removed_groups[next(iter(self._removed_groups))]
         for ticket in self._drop_tickets(lambda ticket: group_of(ticket.allocation.need) == group):
             self._queue.cancel(ticket.claim.requester.process, ticket.request.number)
-            self._say_group_removed(ticket.claim, ticket.request.number, reason)
+            self._say_failed(ticket.request, reason, is_group_removed=True)
         for demand in [demand for demand in self._queue.pending() if group_of(demand.need) == group]:
             for request in list(self._queue.requests(demand)):
                 self._queue.cancel(request.claim.requester.process, request.number)
-                self._say_group_removed(request.claim, request.number, reason)
+                self._say_failed(request, reason, is_group_removed=True)
         self._dispatch(now_s)
         return [lease.worker.process for lease in self._leases.values() if group_of(lease.allocation.need) == group]
 
@@ -462,19 +462,12 @@ class LeaseTable:
         else:
             self.outbox.append(Send(requester, LeaseDelayed(request.number, reason)))
 
-    def _say_group_removed(self, claim: Claim, number: int, reason: str) -> None:
-        requester = claim.requester.process
-        if claim.demand.dedicated:
+    def _say_failed(self, request: Request, reason: str, is_group_removed: bool = False) -> None:
+        requester = request.claim.requester.process
+        if request.claim.demand.dedicated:
             self.outbox.append(ActorUnplaceable(requester, reason))
         else:
-            self.outbox.append(Send(requester, RequestFailed(number, reason, True)))
-
-    def _say_failed(self, ticket: Ticket, reason: str) -> None:
-        requester = ticket.claim.requester.process
-        if ticket.claim.demand.dedicated:
-            self.outbox.append(ActorUnplaceable(requester, reason))
-        else:
-            self.outbox.append(Send(requester, RequestFailed(ticket.request.number, reason)))
+            self.outbox.append(Send(requester, RequestFailed(request.number, reason, is_group_removed)))
 
     def validate(self) -> None:
         """
