@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remora.base.errors import TaskCancelledError
 from remora.messages.tasks import Task
 from remora.processes.worker.call_runner import CallRunner, WorkerExit, call_user
-from remora.processes.worker.context import Call, async_call
+from remora.processes.worker.context import Call, async_call, take_out
 from remora.processes.worker.submitters import Submitter
 from remora.serialization import Serialized
 
@@ -49,14 +49,7 @@ class AsyncExecutor:
 
     def drop(self, submitter: Submitter, call: int) -> Task | None:
         """Take a call that has not begun out of the queue; None when it is not there."""
-        for queued in list(self._waiting):
-            if queued[0] is submitter and queued[1].call == call:
-                try:
-                    self._waiting.remove(queued)
-                except ValueError:  # it has begun meanwhile
-                    return None
-                return queued[1]
-        return None
+        return take_out(self._waiting, submitter, call)
 
     def waiting_calls(self) -> list[Call]:
         """The calls that have not begun."""

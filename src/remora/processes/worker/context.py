@@ -1,8 +1,9 @@
-"""What the code of a call can ask about the call: ``get_runtime_context()``, the running call of a thread."""
+"""The calls of a worker: which one a thread or a coroutine runs, whose code may ask, and those that have not begun."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextvars import ContextVar
 
 import msgspec
@@ -41,6 +42,21 @@ async_call: ContextVar[Call | None] = ContextVar("remora_call", default=None)
 def current_call() -> Call | None:
     """The call whose code is asking."""
     return async_call.get() or running.call
+
+
+def take_out(queue: deque[Call], submitter: Submitter, call: int) -> Task | None:
+    """Take a call out of the queue of those that have not begun; None when it is not there.
+
+    Other threads begin calls of the queue meanwhile.
+    """
+    for queued in list(queue):
+        if queued[0] is submitter and queued[1].call == call:
+            try:
+                queue.remove(queued)
+            except ValueError:  # it has begun meanwhile
+                return None
+            return queued[1]
+    return None
 
 
 def task_id_of(call: Call) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from remora.messages.tasks import HandedBack, Task
 from remora.processes.worker.call_runner import CallRunner
-from remora.processes.worker.context import Call, running
+from remora.processes.worker.context import Call, running, take_out
 from remora.processes.worker.submitters import Submitter
 from remora.system import interrupts
 
@@ -48,14 +48,7 @@ class SerialExecutor:
 
     def drop(self, submitter: Submitter, call: int) -> Task | None:
         """Take a call that has not begun out of the queue; None when it is not there."""
-        for queued in list(self._queue):
-            if queued[0] is submitter and queued[1].call == call:
-                try:
-                    self._queue.remove(queued)
-                except ValueError:  # it has begun meanwhile
-                    return None
-                return queued[1]
-        return None
+        return take_out(self._queue, submitter, call)
 
     def waiting_calls(self) -> list[Call]:
         """The calls that have not begun."""
