@@ -26,7 +26,7 @@ from remora.messages.wire import decode_body, encode_frame
 from remora.processes.client.pending import PendingCall
 from remora.serialization import deserialize, serialize
 
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+ROUNDS = int(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 9
 
 
 def time_us(function: Callable[[], Any], count: int = 2000) -> float:
