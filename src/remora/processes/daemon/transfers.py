@@ -1,7 +1,8 @@
 """Objects that come from other nodes and go to them: the machine of pulls, its threads, and the arena between.
 
 Everything here runs in the loop; threads post what happened (:mod:`remora.system.loop_calls`). A connection that reads
-is one thread (:mod:`remora.processes.daemon.transfer_client`), and so is one that serves.
+is one thread (:mod:`remora.processes.daemon.transfer_client`), and so is one that serves; `transfer_reading` and
+`transfer_serving` know all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from remora.base.errors import RemoraError
 from remora.base.ids import NodeId, ObjectId, daemon_of
 from remora.core.pull_records import (
     AskSpace,
-    Chunk,
     CloseStream,
     Effect,
     Failed,
@@ -36,8 +36,9 @@ from remora.messages.arena import Block
 from remora.messages.objects import Location
 from remora.messages.transfer import WantedChunk
 from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
-from remora.processes.daemon.transfer_client import ChunkToRead, Pages, SourceStream
+from remora.processes.daemon.transfer_client import ChunkToRead, Pages
 from remora.processes.daemon.transfer_memory import TransferMemory
+from remora.processes.daemon.transfer_reading import Reading
 from remora.processes.daemon.transfer_serving import MAX_UNPROVED, PROOF_TIMEOUT_S, Serving
 from remora.system.loop_calls import LoopCalls
 from remora.system.network.half_open import HalfOpenConnections
@@ -143,13 +144,11 @@ class Transfers:
         self._calls = LoopCalls(reactor, self._carry_out)
         self.pulls = PullManager(limit_bytes)
         self._arrivals = Arrivals()
+        self._reading = Reading(self._calls, self.pulls, self._arrivals, node, clock)
         unproved = HalfOpenConnections(reactor, MAX_UNPROVED, PROOF_TIMEOUT_S)
         self.serving = Serving(self._calls, self._arrivals, host.locate, unproved, log or RefusalLog())
         self._arena = TransferMemory(memory)
         self._coming: dict[int, _Coming] = {}
-        self._streams: dict[tuple[NodeId, int], SourceStream] = {}
-        self._seen: dict[SourceStream, tuple[int, int]] = {}
-        self._received_bytes = 0
         self._is_carrying_out = False
         self._is_closed = False
         self.next_deadline_s: float | None = None
@@ -226,12 +225,7 @@ class Transfers:
 
     def tick(self, now_s: float) -> None:
         """What has come since the last time; who stalls. At ``next_deadline_s``, or more often."""
-        for (source, number), stream in self._streams.items():
-            payload, life = self._seen[stream]
-            if (stream.received_bytes, stream.signs_of_life) != (payload, life):
-                is_payload = stream.received_bytes != payload
-                self._seen[stream] = (stream.received_bytes, stream.signs_of_life)
-                self.pulls.stream_progress(source, number, now_s, is_payload=is_payload)
+        self._reading.look(now_s)
         self.pulls.tick(now_s)
         self._carry_out()
         self.next_deadline_s = now_s + POLL_S if self.pulls.has_periodic_work else None
@@ -240,24 +234,24 @@ class Transfers:
         """The transfers in numbers."""
         pulls = self.pulls.pulls()
         return TransferStatistics(
-            received_bytes=self._received_bytes + sum(stream.received_bytes for stream in self._streams.values()),
+            received_bytes=self._reading.received_bytes,
             sent_bytes=self.serving.sent_bytes,
             pulls=len(pulls),
             pulls_in_flight=sum(bool(pull.state) for pull in pulls),
             in_flight_bytes=self.pulls.in_flight_bytes,
-            sources=len(self._streams),
+            sources=len(self._reading),
             readers=len(self.serving.connections),
         )
 
     def close(self) -> None:
         """End all connections and their threads. What was on its way stays incomplete, and nothing is told of it."""
         self._is_closed = True
-        for stream in self._streams.values():
+        for stream in self._reading.streams:
             stream.close("this node ends")
         self.serving.end_unproved()
         for connection in self.serving.connections:
             connection.close(will_be_answered=False)
-        threads = [stream.thread for stream in self._streams.values()]
+        threads = [stream.thread for stream in self._reading.streams]
         threads += [connection.thread for connection in self.serving.connections]
         deadline_s = monotonic() + CLOSE_TIMEOUT_S
         for thread in threads:
@@ -299,9 +293,7 @@ class Transfers:
         elif isinstance(effect, OpenStream):
             self._open(effect.source, effect.stream)
         elif isinstance(effect, CloseStream):
-            stream = self._streams.get((effect.source, effect.stream))
-            if stream is not None:  # else it ended by itself between the decision and now
-                stream.close(effect.reason)
+            self._reading.close(effect.source, effect.stream, effect.reason)
         elif isinstance(effect, SourceFailed):
             coming = self._coming[effect.pull]
             if not coming.arrival.has_failed:  # else it was cancelled after this was decided
@@ -328,9 +320,7 @@ class Transfers:
 
     def _open(self, source: NodeId, number: int) -> None:
         connect = partial(self._connect, source, self._host.address_of(source))
-        stream = SourceStream(source, number, self._node, connect, self._arena.window, self._arrivals, self)
-        self._streams[source, number] = stream
-        self._seen[stream] = (0, 0)
+        self._reading.open(source, number, connect, self._arena.window)
 
     def _connect(self, source: NodeId, address: str | None) -> socket.socket:
         """In the stream's thread."""
@@ -346,33 +336,7 @@ class Transfers:
                 self.pulls.fail(chunk.pull, "the machine has no memory left for the store to grow")
             wanted = WantedChunk(*coming.key, chunk.offset, chunk.size_bytes)
             chunks.append(ChunkToRead(chunk, wanted, coming.offset + chunk.offset, coming.pages, coming.arrival))
-        self._streams[request.source, request.stream].ask(chunks)
-
-    # ------------------------------------------------------------------ what threads tell; each posts to the loop
-
-    def chunk_received(self, stream: SourceStream, chunk: Chunk) -> None:
-        """A stream's thread has written a chunk."""
-        self._calls.post(self._on_received, stream, chunk)
-
-    def chunk_refused(self, stream: SourceStream, chunk: Chunk, reason: str, is_final: bool) -> None:
-        """A source has said that it does not have a chunk."""
-        self._calls.post(self._on_refused, stream, chunk, reason, is_final)
-
-    def stream_closed(self, stream: SourceStream, reason: str) -> None:
-        """A stream's thread ends."""
-        self._calls.post(self._on_stream_closed, stream, reason)
-
-    def _on_received(self, stream: SourceStream, chunk: Chunk) -> None:
-        self.pulls.chunk_received(stream.source, stream.number, chunk.pull, chunk.offset, self._clock())
-
-    def _on_refused(self, stream: SourceStream, chunk: Chunk, reason: str, is_final: bool) -> None:
-        at = (stream.source, stream.number, chunk.pull, chunk.offset)
-        self.pulls.chunk_refused(*at, reason, self._clock(), is_final=is_final)
-
-    def _on_stream_closed(self, stream: SourceStream, reason: str) -> None:
-        del self._streams[stream.source, stream.number], self._seen[stream]
-        self._received_bytes += stream.received_bytes
-        self.pulls.stream_closed(stream.source, stream.number, reason, self._clock())
+        self._reading.ask(request.source, request.stream, chunks)
 
 
 def _purpose(number: int) -> PullPurpose:
