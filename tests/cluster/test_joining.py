@@ -168,8 +168,9 @@ def test_a_node_that_is_stopped_leaves_at_once_and_the_head_takes_the_cluster_wi
     three.join(join)
     with one.driver() as driver:
         two.remora("stop")
-        nodes = {node["NodeManagerAddress"].split(":")[0]: node for node in driver("remora.nodes()")}
+        nodes = {node["NodeManagerAddress"]: node for node in driver("remora.nodes()")}
         assert [nodes[machine.address]["Alive"] for machine in (one, two, three)] == [True, False, True]
+        assert all(nodes[machine.address]["NodeManagerPort"] > 0 for machine in (one, two, three))
         assert nodes[two.address]["DeathReasonMessage"] == "it left the cluster: `remora stop` was called"
         one.remora("stop")
     wait_until(lambda: not three.processes(), "the end of the node without a head", 10)

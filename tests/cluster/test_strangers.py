@@ -15,8 +15,9 @@ import pytest
 from machines import Driver, Machine, add_machines, start_cluster, wait_until
 
 from remora.base.credentials import ClusterCredentials
+from remora.base.ids import daemon_of
 from remora.base.join_string import JoinString
-from remora.base.network_address import split_address
+from remora.base.network_address import join_address, split_address
 from remora.system.certificates import create_credentials
 from remora.system.network.data_socket import open_data_socket
 from remora.system.network.preface import PREFACE_SIZE_BYTES, Purpose, make_preface
@@ -39,10 +40,10 @@ class Target:
         with self._stranger.host.entered():
             return socket.create_connection(split_address(self.address), 10)
 
-    def knock(self, credentials: ClusterCredentials, purpose: int) -> None:
+    def knock(self, credentials: ClusterCredentials, purpose: int, target: bytes = HEAD) -> None:
         """As a node would, with other credentials."""
         with self._stranger.host.entered():
-            open_data_socket(self.address, HEAD, credentials, 10, purpose).close()
+            open_data_socket(self.address, target, credentials, 10, purpose).close()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def driver(machines: list[Machine]) -> Iterator[Driver]:
 def targets(machines: list[Machine], driver: Driver) -> list[Target]:
     """The head's node and the other one."""
     join = JoinString.parse((machines[0].tmp / "join").read_text())
-    addresses = sorted(driver("alive()"), key=lambda address: address != join.address)
+    ports = driver("[[node['NodeManagerAddress'], node['NodeManagerPort']] for node in remora.nodes()]")
+    addresses = sorted((join_address(*port) for port in ports), key=lambda address: address != join.address)
     return [Target(machines[2], address, join) for address in addresses]
 
 
@@ -156,16 +158,20 @@ def test_garbage_after_a_right_preface(machines: list[Machine], driver: Driver, 
 
 def test_a_wrong_secret(machines: list[Machine], driver: Driver, targets: list[Target]) -> None:
     wrong = msgspec.structs.replace(targets[0].credentials, secret=bytes(32))
+    nodes = "(node['NodeID'] for node in remora.nodes() if node['NodeManagerAddress'] == "
+    daemon = daemon_of(bytes.fromhex(driver(f"next({nodes}{targets[0].address!r}))")))
 
     def knock() -> None:
-        for purpose in (Purpose.LINK, Purpose.HEARTBEAT) * 3:
+        for purpose, target in ((Purpose.LINK, HEAD), (Purpose.HEARTBEAT, HEAD), (Purpose.DATA, daemon)) * 3:
             with pytest.raises(StreamRefused, match="secret"):
-                targets[0].knock(wrong, purpose)
+                targets[0].knock(wrong, purpose, target)
 
     while_it_works(driver, knock)
-    noted = [line for line in machines[0].log("*.log").splitlines() if "secret" in line]
-    assert noted
-    assert len(noted) <= 2, noted  # one of links, one of heartbeats
+    noted = wait_until(
+        lambda: len(lines := [line for line in refusals(machines[0]) if "secret" in line]) == 3 and lines,
+        "one line for each of links, heartbeats and objects",
+    )
+    assert all("it does not know the secret of this cluster" in line for line in noted)
 
 
 def test_another_cluster_and_a_wrong_mode(machines: list[Machine], driver: Driver, targets: list[Target]) -> None:

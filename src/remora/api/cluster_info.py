@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from remora.base import runtime
+from remora.base.network_address import split_address
 from remora.base.runtime import NodeInformation, Runtime
 
 
 def nodes() -> list[dict[str, Any]]:
     """Every node of the cluster, dead ones too, as dicts with Ray's keys.
 
-    ``NodeID``, ``Alive``, ``NodeManagerHostname``, ``NodeManagerAddress``, ``Resources`` and ``Labels`` say something
-    here. Ports are 0 and socket names empty: nothing listens where Ray's processes would.
+    ``NodeID``, ``Alive``, ``NodeManagerHostname``, ``NodeManagerAddress`` (the host alone), ``NodeManagerPort`` (0 in a
+    session of one node, which has none), ``Resources`` and ``Labels`` say something here. Other ports are 0 and socket
+    names empty: nothing listens where Ray's processes would.
 
     Raises:
         RuntimeError: there is no session.
@@ -56,14 +58,16 @@ def _session(function: str) -> Runtime:
 
 
 def _as_ray(node: NodeInformation) -> dict[str, Any]:
+    # A session of one node has no port, and its address is the name of the machine.
+    host, port = split_address(node.address) if ":" in node.address else (node.address, 0)
     return {
         "NodeID": node.node_id,
         "Alive": node.is_alive,
         "alive": node.is_alive,
         "NodeName": node.hostname,
-        "NodeManagerAddress": node.address,
+        "NodeManagerAddress": host,
         "NodeManagerHostname": node.hostname,
-        "NodeManagerPort": 0,
+        "NodeManagerPort": port,
         "ObjectManagerPort": 0,
         "MetricsExportPort": 0,
         "RuntimeEnvAgentPort": 0,
