@@ -6,14 +6,14 @@ import itertools
 
 import msgspec
 import pytest
+from directory_shell import taken, tell
 
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, make_process_id, node_of
+from remora.base.ids import NodeId, ObjectId, make_object_id, make_process_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Loss, LossReason
 from remora.core.counting.vocabulary import (
     CountingError,
-    Effect,
     FreeLocation,
     Hold,
     KeepLocation,
@@ -54,25 +54,6 @@ def home() -> Directory:
     for process in (P, Q, R):
         directory.process_connected(process, driver=P)
     return directory
-
-
-def taken(home: Directory) -> list[Effect]:
-    home.validate()
-    effects = list(home.outbox)
-    home.outbox.clear()
-    return effects
-
-
-def tell(home: Directory, process: ProcessId, *messages: msgspec.Struct) -> list[Effect]:
-    for message in messages:
-        home.process_message(process, message)
-    return taken(home)
-
-
-def tell_from(home: Directory, node: NodeId, *messages: msgspec.Struct) -> list[Effect]:
-    for message in messages:
-        home.node_message(node, message)
-    return taken(home)
 
 
 # Holders
@@ -196,7 +177,7 @@ def test_the_value_of_a_freed_object_leaves_nothing_behind(home: Directory) -> N
 def test_a_container_freed_before_its_contents_answer_is_acknowledged(home: Directory) -> None:
     assert tell(home, P, m.Publish(K, containing(FOREIGN))) == [Send(THERE, m.NodeRegister([FOREIGN], K))]
     assert tell(home, P, m.Release([K])) == [Send(P, m.PublishAck([K])), Send(THERE, m.NodeRelease([FOREIGN], K))]
-    assert tell_from(home, THERE, m.NodeAck([FOREIGN], K, True)) == []
+    assert tell(home, THERE, m.NodeAck([FOREIGN], K, True)) == []
 
 
 def test_an_exported_ref_lives_until_the_driver_ends(home: Directory) -> None:
@@ -223,7 +204,7 @@ def test_who_forgot_a_get_is_not_answered(home: Directory) -> None:
     tell(home, P, m.Publish(A, Value(PENDING)))
     tell(home, Q, GetObjects([A, B, FOREIGN]), ForgetGet([A, B, FOREIGN]))
     assert tell(home, P, m.Resolve(A, DATA), m.Pong(1)) == []
-    assert tell_from(home, THERE, ObjectValue(FOREIGN, DATA)) == []
+    assert tell(home, THERE, ObjectValue(FOREIGN, DATA)) == []
 
 
 def test_a_get_of_what_never_was_ends_with_an_error_that_names_its_maker(home: Directory) -> None:
@@ -355,7 +336,7 @@ def test_the_value_of_a_freed_object_frees_its_place_in_the_arena(home: Director
 def test_a_foreign_id_is_registered_at_its_home_before_it_is_acknowledged(home: Directory) -> None:
     assert tell(home, Q, m.Register([FOREIGN])) == [Send(THERE, m.NodeRegister([FOREIGN], Q))]
     assert list(home.held_elsewhere()) == [(FOREIGN, Q, Hold.ASKED)]
-    assert tell_from(home, THERE, m.NodeAck([FOREIGN], Q, True)) == [Send(Q, m.Ack([FOREIGN], True))]
+    assert tell(home, THERE, m.NodeAck([FOREIGN], Q, True)) == [Send(Q, m.Ack([FOREIGN], True))]
     assert list(home.held_elsewhere()) == [(FOREIGN, Q, Hold.HELD)]
     assert tell(home, Q, m.Release([FOREIGN])) == [Send(THERE, m.NodeRelease([FOREIGN], Q))]
 
@@ -367,10 +348,10 @@ def test_each_process_of_a_node_is_a_holder_of_its_own(home: Directory) -> None:
 
 def test_the_home_writes_down_holders_of_other_nodes(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA))
-    assert tell_from(home, THERE, m.NodeRegister([A], AFAR)) == [Send(THERE, m.NodeAck([A], AFAR, True))]
+    assert tell(home, THERE, m.NodeRegister([A], AFAR)) == [Send(THERE, m.NodeAck([A], AFAR, True))]
     tell(home, P, m.Release([A]))
     assert [row.holders for row in home.rows()] == [(AFAR,)]
-    tell_from(home, THERE, m.NodeRelease([A], AFAR))
+    tell(home, THERE, m.NodeRelease([A], AFAR))
     assert not home.is_known(A)
 
 
@@ -383,7 +364,7 @@ def test_a_node_cannot_speak_for_another(home: Directory) -> None:
 def test_values_are_asked_for_at_the_home_once(home: Directory) -> None:
     assert tell(home, Q, GetObjects([FOREIGN])) == [Send(THERE, GetObjects([FOREIGN]))]
     assert tell(home, R, GetObjects([FOREIGN])) == []
-    effects = tell_from(home, THERE, ObjectValue(FOREIGN, DATA))
+    effects = tell(home, THERE, ObjectValue(FOREIGN, DATA))
     assert effects == [Send(Q, ObjectValue(FOREIGN, DATA)), Send(R, ObjectValue(FOREIGN, DATA))]
 
 
@@ -391,19 +372,19 @@ def test_a_value_elsewhere_with_refs_of_this_node_inside_is_acknowledged_when_it
     tell(home, P, m.Publish(B, DATA))
     effects = tell(home, P, m.Publish(A, stored(0, THERE, B), AFAR))
     assert effects == [Send(THERE, m.Keep(A, AFAR, [B]))]
-    assert tell_from(home, THERE, m.KeepAck(A, True)) == [Send(P, m.PublishAck([A]))]
+    assert tell(home, THERE, m.KeepAck(A, True)) == [Send(P, m.PublishAck([A]))]
 
 
 def test_a_copy_on_a_dead_node_is_lost_if_it_was_the_only_one(home: Directory) -> None:
     tell(home, P, m.Publish(A, stored(0, THERE), AFAR))
-    tell_from(home, THERE, m.KeepAck(A, True))
+    tell(home, THERE, m.KeepAck(A, True))
     home.node_dead(THERE, HERE, 0.0)
     assert home.value_of(A) == lost(LossReason.NODE_DIED, THERE)
 
 
 def test_holders_of_a_dead_node_are_dropped_after_the_grace(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA))
-    tell_from(home, THERE, m.NodeRegister([A], AFAR))
+    tell(home, THERE, m.NodeRegister([A], AFAR))
     tell(home, P, m.Release([A]))
     home.node_dead(THERE, HERE, 0.0)
     assert home.is_known(A)
@@ -415,7 +396,7 @@ def test_a_dead_node_is_not_listened_to(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA))
     home.node_dead(THERE, HERE, 0.0)
     taken(home)
-    assert tell_from(home, THERE, m.NodeRegister([A], AFAR)) == []
+    assert tell(home, THERE, m.NodeRegister([A], AFAR)) == []
 
 
 def test_after_a_lost_link_each_side_lists_what_it_has(home: Directory) -> None:
@@ -430,25 +411,25 @@ def test_after_a_lost_link_each_side_lists_what_it_has(home: Directory) -> None:
 
 def test_what_a_node_does_not_list_it_does_not_hold(home: Directory) -> None:
     tell(home, P, m.Publish(A, DATA), m.Publish(B, DATA))
-    tell_from(home, THERE, m.NodeRegister([A], AFAR))
+    tell(home, THERE, m.NodeRegister([A], AFAR))
     tell(home, P, m.Release([A]))
-    assert tell_from(home, THERE, m.Sync([(B, AFAR)], [])) == [Send(THERE, m.NodeAck([B], AFAR, True))]
+    assert tell(home, THERE, m.Sync([(B, AFAR)], [])) == [Send(THERE, m.NodeAck([B], AFAR, True))]
     assert not home.is_known(A)
     assert [row.holders for row in home.rows()] == [(P, AFAR)]
 
 
 def test_a_copy_for_another_home_is_kept_by_the_worker_and_then_by_the_home(home: Directory) -> None:
     tell(home, Q, m.Store(FOREIGN, Location(HERE, 0, 100)))
-    assert tell_from(home, THERE, m.Keep(FOREIGN, Q)) == [Send(THERE, m.KeepAck(FOREIGN, True))]
+    assert tell(home, THERE, m.Keep(FOREIGN, Q)) == [Send(THERE, m.KeepAck(FOREIGN, True))]
     assert tell(home, Q, m.DropCopy(FOREIGN, Q)) == []
-    assert tell_from(home, THERE, m.Unkeep(FOREIGN, Q)) == [FreeLocation(Location(HERE, 0, 100))]
+    assert tell(home, THERE, m.Unkeep(FOREIGN, Q)) == [FreeLocation(Location(HERE, 0, 100))]
 
 
 def test_a_copy_that_a_node_does_not_list_is_dropped(home: Directory) -> None:
     tell(home, Q, m.Store(FOREIGN, Location(HERE, 0, 100)), m.DropCopy(A, P))
-    tell_from(home, THERE, m.Keep(FOREIGN, Q))
+    tell(home, THERE, m.Keep(FOREIGN, Q))
     tell(home, Q, m.DropCopy(FOREIGN, Q))
-    assert tell_from(home, THERE, m.Sync([], [])) == [FreeLocation(Location(HERE, 0, 100))]
+    assert tell(home, THERE, m.Sync([], [])) == [FreeLocation(Location(HERE, 0, 100))]
 
 
 def test_rows_say_what_every_object_is_and_who_holds_it(home: Directory) -> None:

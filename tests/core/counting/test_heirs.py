@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
+from directory_shell import taken, tell
 
 from remora.base.ids import NodeId, ProcessId, make_object_id, make_process_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
@@ -38,22 +38,6 @@ def directory() -> Directory:
     for process in (P, Q):
         made.process_connected(process)
     return made
-
-
-def taken(directory: Directory) -> list[Effect]:
-    directory.validate()
-    effects = list(directory.outbox)
-    directory.outbox.clear()
-    return effects
-
-
-def tell(directory: Directory, who: bytes, *messages: msgspec.Struct) -> list[Effect]:
-    for message in messages:
-        if len(who) == len(HERE):
-            directory.node_message(NodeId(who), message)
-        else:
-            directory.process_message(ProcessId(who), message)
-    return taken(directory)
 
 
 def die(directory: Directory, heir: NodeId, answered: bool = True) -> list[Effect]:
