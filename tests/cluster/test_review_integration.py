@@ -151,10 +151,7 @@ def test_nothing_is_remembered_of_values_that_came(session: Cluster) -> None:
     remora.get(refs)
     remora.wait([fill_bytes.remote(1, 200_000)])
     remora.get(fill_bytes.remote(1, 200_000))
-    values = client().values
-    assert not values._asked
-    assert not values.wanted_here
-    assert not values._in_use
+    assert client().values.wanted.is_idle
 
 
 def test_a_detached_actor_has_tasks_run_after_its_job(small_and_large: Cluster) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from remora.base.errors import ObjectStoreFullError
+from remora.base.errors import GetTimeoutError, ObjectStoreFullError
 from remora.base.ids import make_object_id, make_process_id, node_of
 from remora.base.object_ref import BORROWED, FAILED, INLINE, STORED, ObjectRef
-from remora.messages.objects import GetObjects, Location, ObjectValue, Value
+from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value
 from remora.processes.client.refs import ELSEWHERE, Refs, value_of
 from remora.processes.client.values import Values
 from remora.serialization import serialize, serialize_system_error
@@ -102,3 +102,69 @@ def test_others_are_told_that_the_value_lies_elsewhere_and_an_heir_is_not_offere
         daemon.values.load(ref)
     assert value_of(ref) == Value(STORED, b"", location or Location(ELSEWHERE, 0, 0), [inside])
     assert refs.known_values([node_of(AFAR)]) == []
+
+
+class Asker:
+    """A process with one ref of another node's object, of which the daemon says nothing."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.refs = Refs(PROCESS, lambda message: None, lambda process, message: None, lambda function: None)
+        client: Any = SimpleNamespace(
+            process=PROCESS,
+            node=node_of(PROCESS),
+            next_call=itertools.count(1),
+            lock=RLock(),
+            refs=self.refs,
+            is_in_cluster=True,
+            check_alive=lambda: None,
+            send_to_daemon=self.said.append,
+            nudge=lambda: None,
+            wait_until=lambda done, deadline_s, ref: done(),
+            describe_pending=lambda ref: "it is far away",
+        )
+        self.values = Values(client)
+        self.refs.on_died = self.values.on_refs_died
+        self.id = make_object_id(AFAR, 1)
+        self.refs.machine.task_received(AFAR, 1, [self.id])
+
+    def adopt(self) -> ObjectRef[Any]:
+        """The ref, as it comes inside of a call that is open."""
+        (ref,) = self.refs.adopt([self.id])
+        return ref
+
+    def give_up(self, ref: ObjectRef[Any]) -> None:
+        """A get that ends before the value is there."""
+        with pytest.raises(GetTimeoutError, match="it is far away"):
+            self.values.get_one(ref, 0.0)
+
+
+def test_a_value_is_not_fetched_any_more_when_who_gave_up_waiting_has_dropped_its_ref() -> None:
+    asker = Asker()
+    ref = asker.adopt()
+    asker.give_up(ref)
+    asker.refs.drain()
+    assert asker.said == [GetObjects([asker.id])]
+    del ref
+    asker.refs.drain()
+    assert asker.said == [GetObjects([asker.id]), ForgetGet([asker.id])]
+    asker.give_up(asker.adopt())
+    assert asker.said[2:] == [GetObjects([asker.id])]
+
+
+def test_a_value_comes_although_its_reader_gives_up_again_and_again_while_it_keeps_the_ref() -> None:
+    asker = Asker()
+    ref = asker.adopt()
+    for _ in range(3):
+        asker.give_up(ref)
+        asker.refs.drain()
+    assert asker.said == [GetObjects([asker.id])]
+
+
+def test_a_value_whose_ref_died_and_came_again_is_still_wanted() -> None:
+    asker = Asker()
+    asker.give_up(asker.adopt())
+    ref = asker.adopt()
+    asker.refs.drain()
+    asker.give_up(ref)
+    assert asker.said == [GetObjects([asker.id])]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
+from directory_shell import taken, tell
 
 from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, make_process_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
@@ -14,7 +14,6 @@ from remora.core.counting.reading import ASK_AGAIN_AFTER_S, SOON, TO_KNOW, Locat
 from remora.core.counting.vocabulary import (
     CancelPull,
     CountingError,
-    Effect,
     FreeLocation,
     KeepLocation,
     RaisePull,
@@ -61,22 +60,6 @@ def directory() -> Directory:
     for process in (P, Q):
         made.process_connected(process)
     return made
-
-
-def taken(directory: Directory) -> list[Effect]:
-    directory.validate()
-    effects = list(directory.outbox)
-    directory.outbox.clear()
-    return effects
-
-
-def tell(directory: Directory, who: bytes, *messages: msgspec.Struct) -> list[Effect]:
-    for message in messages:
-        if len(who) == len(HERE):
-            directory.node_message(NodeId(who), message)
-        else:
-            directory.process_message(ProcessId(who), message)
-    return taken(directory)
 
 
 def at(*sources: NodeId, writer: ProcessId = AFAR) -> ObjectAt:
@@ -135,6 +118,17 @@ def test_a_pull_ends_with_the_last_process_that_waits(directory: Directory) -> N
     tell(directory, THERE, at(THERE))
     directory.process_ended(P, 0.0, at_once=True)
     assert taken(directory) == [CancelPull(FOREIGN, AFAR), Send(THERE, c.CopyDropped([FOREIGN]))]
+
+
+def test_a_pull_ends_when_the_last_process_that_waits_forgets_it(directory: Directory) -> None:
+    tell(directory, P, GetObjects([FOREIGN]))
+    tell(directory, Q, GetObjects([FOREIGN]))
+    tell(directory, THERE, at(THERE))
+    assert tell(directory, P, ForgetGet([FOREIGN])) == []
+    assert tell(directory, Q, ForgetGet([FOREIGN])) == [
+        CancelPull(FOREIGN, AFAR),
+        Send(THERE, c.CopyDropped([FOREIGN])),
+    ]
 
 
 def test_a_copy_that_arrives_when_it_is_not_wanted_is_freed_at_once(directory: Directory) -> None:

@@ -107,7 +107,6 @@ class ActorClient:
         """Actors whose last handle here died, until they can be forgotten."""
         self._unexplained: dict[bytes, float] = {}
         """Actors whose connections have ended, and when the daemon is asked whether they live."""
-        self._refs.on_died = self._on_refs_died
 
     # ------------------------------------------------------------------ calling methods
 
@@ -219,7 +218,7 @@ class ActorClient:
         record: ActorRecord = peer.calls
         in_flight = record.calls.in_flight
         completed = record.calls.completed
-        wanted_here = self._client.values.wanted_here
+        wanted_here = self._client.values.wanted.when_made
         waited_for: list[ObjectRef[Any]] = []
         with self._lock:
             for message in replies:
@@ -499,7 +498,8 @@ class ActorClient:
         self._client.flush_daemon()
         return record
 
-    def _on_refs_died(self, ids: list[ObjectId]) -> None:
+    def on_refs_died(self, ids: list[ObjectId]) -> None:
+        """Those of them that were the last handles of actors are looked at by the next :meth:`tick`."""
         if self._records:
             self._unused.update((ActorId(one), None) for one in ids if one in self._records)
 

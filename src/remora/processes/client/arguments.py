@@ -14,13 +14,14 @@ from msgspec.structs import replace
 from remora.base.limits import INLINE_LIMIT_BYTES
 from remora.base.object_ref import BORROWED, FAILED, PENDING, STORED, ObjectRef
 from remora.base.options import is_retried
+from remora.core.wanted_values import TO_KNOW
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
 from remora.processes.client.leadership import subscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE, ErrorForNow, Refs, value_of
-from remora.processes.client.values import TO_KNOW, is_unknown
+from remora.processes.client.values import is_unknown
 from remora.serialization import deserialize_error, serialize_arguments
 
 if TYPE_CHECKING:

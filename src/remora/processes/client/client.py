@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any
 
 from remora.base.errors import InternalError, LocalRayletDiedError
-from remora.base.ids import ProcessId, node_of, short
+from remora.base.ids import ObjectId, ProcessId, node_of, short
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.messages import actors as actor_messages
 from remora.messages import arena as arena_messages
@@ -104,6 +104,7 @@ class Client:
         self.tasks = TaskClient(self, request_limit=self._request_limit())
         self.actors = ActorClient(self)
         self.groups = PlacementGroupClient(self)
+        self.refs.on_died = self._on_refs_died
         self.ended: str = ""
         """Why the session is over; empty while it is not."""
         self.describe_daemon_end: Callable[[], str] = lambda: "has ended"
@@ -261,6 +262,10 @@ class Client:
         # At the end: a callback of the user's may wait, and then what comes later is served before it returns.
         for ref in valued:
             tell_waiters(ref)
+
+    def _on_refs_died(self, ids: list[ObjectId]) -> None:
+        self.actors.on_refs_died(ids)
+        self.values.on_refs_died(ids)
 
     def _count(self, told: Callable[..., None], *arguments: Any) -> None:
         with self.lock:

@@ -204,7 +204,7 @@ class TaskClient:
         worker: Worker = peer.calls
         in_flight = worker.in_flight
         completed = self._submission.completed
-        wanted_here = self._client.values.wanted_here
+        wanted_here = self._client.values.wanted.when_made
         waited_for: list[ObjectRef[Any]] = []
         with self._lock:
             duration_s = worker.share_s(monotonic(), len(messages), peer.connection.latency_s)

@@ -22,7 +22,8 @@ from remora.base.object_ref import (
     STORED,
     ObjectRef,
 )
-from remora.messages.objects import GetObjects, Location, ObjectValue, Value, WantCopies
+from remora.core.wanted_values import AS_ARGUMENT, TO_KNOW, TO_READ, WantedValues
+from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value, WantCopies
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE, CopyLocation, ErrorForNow
@@ -32,14 +33,6 @@ if TYPE_CHECKING:
     from remora.processes.client.client import Client
 
 _pack_pair = Struct(">II").pack
-
-TO_READ = 0
-"""Why a value is asked for: to be read here. The smaller number is the more urgent one."""
-AS_ARGUMENT = 1
-"""It will be read by a task that waits for it."""
-TO_KNOW = 3
-"""Only whether there is one; it stays where it is."""
-NOT_ASKED = 4
 
 IMMEDIATE_CLASSES = frozenset({int, float, bool, type(None), complex})
 SIZED_IMMEDIATE_CLASSES = frozenset({str, bytes})
@@ -72,12 +65,7 @@ class Values:
         self._client = client
         self._prefix = client.process
         self._next_call: count[int] = client.next_call
-        self._asked: dict[bytes, int] = {}
-        """Ids whose values were asked for, and for which purpose."""
-        self.wanted_here: set[bytes] = set()
-        """Pending ids whose values somebody waits for: when they come to be on another node, they are fetched."""
-        self._in_use: dict[bytes, int] = {}
-        """Ids whose copies may not leave this node, by how many threads are about to read them."""
+        self.wanted = WantedValues()
         self.inline_budget = InlineBudget()
 
     # ------------------------------------------------------------------ making
@@ -245,16 +233,14 @@ class Values:
     @contextmanager
     def using(self, ref: ObjectRef[Any]) -> Iterator[None]:
         """What is here, or comes here, of the value of *ref* stays meanwhile."""
-        in_use, lock = self._in_use, self._client.lock
+        lock = self._client.lock
         with lock:
-            in_use[ref.id] = in_use.get(ref.id, 0) + 1
+            self.wanted.begin_use(ref.id)
         try:
             yield
         finally:
             with lock:
-                in_use[ref.id] -= 1
-                if not in_use[ref.id]:
-                    del in_use[ref.id]
+                self.wanted.end_use(ref.id)
 
     def ask_again(self, refs: Iterable[ObjectRef[Any]]) -> None:
         """Somebody begins to read these: those that could not be brought here are borrowed again. Not what another
@@ -264,7 +250,7 @@ class Values:
             if ref.state == FAILED and type(ref.data) is ErrorForNow:
                 with self._client.lock:
                     error = ref.data
-                    if type(error) is ErrorForNow and ref.id not in self._in_use:
+                    if type(error) is ErrorForNow and not self.wanted.is_in_use(ref.id):
                         ref.data = error.location
                         ref.state = BORROWED
 
@@ -275,7 +261,7 @@ class Values:
             self.request(borrowed)
         if self._client.is_in_cluster:
             with self._client.lock:
-                self.wanted_here.update(ref.id for ref in refs if ref.state == PENDING)
+                self.wanted.when_made.update(ref.id for ref in refs if ref.state == PENDING)
                 borrowed = [ref for ref in refs if ref.state == BORROWED]
             self.request(borrowed)  # those that came to be on another node meanwhile
 
@@ -308,12 +294,17 @@ class Values:
         """Ask the daemon for the values of borrowed refs, once each."""
         self._client.check_alive()
         with self._client.lock:
-            ids = [ref.id for ref in refs if self._asked.get(ref.id, NOT_ASKED) > purpose]
+            ids = self.wanted.ask((ref.id for ref in refs), purpose)
             if not ids:
                 return
-            self._asked.update(dict.fromkeys(ids, purpose))
-            self._client.send_to_daemon(GetObjects(list(dict.fromkeys(ids)), purpose))
+            self._client.send_to_daemon(GetObjects(ids, purpose))
         self._client.nudge()
+
+    def on_refs_died(self, ids: Iterable[bytes]) -> None:
+        """Nobody here can use their values any more, not even who gave up waiting and might have come again."""
+        unwanted = self.wanted.died(one for one in ids if self._client.refs.find(one) is None)
+        if unwanted:
+            self._client.send_to_daemon(ForgetGet(unwanted))
 
     # ------------------------------------------------------------------ waiting
 
@@ -385,11 +376,8 @@ class Values:
             self._client.refs.resolve(ref, writer if location is not None else None)
         elif location is not None:
             self._client.refs.publish(ref, writer)
-        if self.wanted_here:
-            is_wanted = ref.id in self.wanted_here
-            self.wanted_here.discard(ref.id)
-            if is_wanted and ref.state == BORROWED:
-                self.request([ref])
+        if self.wanted.when_made and self.wanted.made(ref.id) and ref.state == BORROWED:
+            self.request([ref])
 
     def fail(self, refs: Iterable[ObjectRef[Any]], data: bytes) -> None:
         """Give refs an error, and wake who waits for them. Not under the lock."""
@@ -428,13 +416,12 @@ class Values:
             location = message.value.location
             if location is not None and location.node != self._client.node:
                 # The answer to who only wants to know; who wants to read is answered when it is here.
-                if self._asked.get(message.id, NOT_ASKED) == TO_KNOW:
-                    del self._asked[message.id]
+                self.wanted.answered(message.id, is_here=False)
                 if ref is not None and ref.state < FIRST_FINISHED:
                     ref.contents = ref.contents or tuple(message.value.contents)
                     ref.data = location
                 return ref
-            self._asked.pop(message.id, None)
+            self.wanted.answered(message.id, is_here=True)
             if ref is None or ref.state >= FIRST_FINISHED:
                 # Who waits for it is told also when it came meanwhile, as the argument of a call that runs here.
                 return ref
@@ -458,17 +445,13 @@ class Values:
         Their refs are borrowed again. Calls do not matter: nobody was told in one of such a place. Wants the lock.
         """
         client = self._client
-        used: set[bytes] = {pin.kept.id for pin in client.arena.pins() if type(pin.kept) is ObjectRef}
-        used.update(self._in_use)
-        released = []
-        for object_id in ids:
-            if object_id in used:
-                continue
+        viewed: set[bytes] = {pin.kept.id for pin in client.arena.pins() if type(pin.kept) is ObjectRef}
+        released = self.wanted.may_leave(ids, viewed)
+        for object_id in released:
             ref = client.refs.find(object_id)
             if ref is not None and ref.state == STORED:
                 ref.data = Location(ELSEWHERE, 0, ref.data.size_bytes)
                 ref.state = BORROWED
-            released.append(object_id)
         return released
 
 

@@ -14,6 +14,7 @@ from remora.base.credentials import ClusterCredentials
 from remora.base.ids import ProcessId, make_task_id
 from remora.base.resources import CPU, UNITS_PER_ONE
 from remora.core.counting.vocabulary import CountingError
+from remora.core.wanted_values import AS_ARGUMENT
 from remora.messages.actors import ActorExiting, ConstructActor, EndActor
 from remora.messages.counting import ItemAck
 from remora.messages.leases import WORKER_BLOCKED, WORKER_IDLE, WORKER_RUNNING, LeaseEnded, WorkerState
@@ -24,7 +25,6 @@ from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
-from remora.processes.client.values import AS_ARGUMENT
 from remora.processes.worker.actor import construct_actor
 from remora.processes.worker.call_runner import CallRunner, WorkerExit
 from remora.processes.worker.cancellation import cancel_call, install_cancel_handler
