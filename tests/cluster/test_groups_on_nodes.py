@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
+from machines import wait_until
 
 import remora
 from remora.exceptions import ActorDiedError, TaskPlacementGroupRemoved
@@ -42,13 +42,6 @@ def session(three_nodes: Cluster) -> Iterator[Cluster]:
         yield three_nodes
     finally:
         remora.shutdown()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come true"
-        time.sleep(0.01)
 
 
 def within(group: PlacementGroup, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
@@ -122,7 +115,7 @@ def test_actors_of_other_nodes_end_with_their_group(session: Cluster) -> None:
         remora.get(late.where.remote(), timeout=TIMEOUT_S)
     with pytest.raises(TaskPlacementGroupRemoved):
         remora.get(where.options(**within(group)).remote(), timeout=TIMEOUT_S)
-    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+    wait_until(lambda: remora.available_resources().get("CPU") == 6, "the end of all groups", TIMEOUT_S)
 
 
 def test_groups_asked_for_at_once_are_all_or_nothing(session: Cluster) -> None:
@@ -138,7 +131,7 @@ def test_groups_asked_for_at_once_are_all_or_nothing(session: Cluster) -> None:
 
     makers = [make_and_use.remote(5) for _ in range(6)]
     assert remora.get(makers, timeout=60) == [15] * 6
-    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+    wait_until(lambda: remora.available_resources().get("CPU") == 6, "the end of all groups", TIMEOUT_S)
 
 
 def test_groups_end_with_the_program_that_made_them_unless_they_are_detached(session: Cluster) -> None:
@@ -146,13 +139,13 @@ def test_groups_end_with_the_program_that_made_them_unless_they_are_detached(ses
     assert all(group.wait(TIMEOUT_S) for group in groups)
     remora.shutdown()
     remora.init(address=session.address, namespace="groups")
-    wait_for(lambda: remora.available_resources().get("CPU") == 5)
+    wait_until(lambda: remora.available_resources().get("CPU") == 5, "the end of the first group", TIMEOUT_S)
     lasting = get_placement_group("lasting")
     assert lasting == groups[1]
     assert remora.get(where.options(**within(lasting)).remote(), timeout=TIMEOUT_S)[1] == lasting
     assert placement_group_table(groups[0])["reason"] == "its job ended"
     remove_placement_group(lasting)
-    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+    wait_until(lambda: remora.available_resources().get("CPU") == 6, "the end of all groups", TIMEOUT_S)
 
 
 def test_groups_outlive_the_head_that_placed_them(session: Cluster) -> None:
@@ -171,7 +164,7 @@ def test_groups_outlive_the_head_that_placed_them(session: Cluster) -> None:
     remove_placement_group(first)
     assert remora.get(ready, timeout=TIMEOUT_S) == waiting
     remove_placement_group(waiting)
-    wait_for(lambda: remora.available_resources().get("CPU") == 6)
+    wait_until(lambda: remora.available_resources().get("CPU") == 6, "the end of all groups", TIMEOUT_S)
 
 
 def test_bundles_of_a_node_that_dies_go_to_another_one() -> None:
@@ -190,7 +183,7 @@ def test_bundles_of_a_node_that_dies_go_to_another_one() -> None:
             cluster.remove_node(nodes[name], allow_graceful=False)
             node, _ = remora.get(where.options(max_retries=-1, **within(group)).remote(), timeout=TIMEOUT_S)
             assert node != first
-            wait_for(lambda: placement_group_table(group)["state"] == "CREATED")
+            wait_until(lambda: placement_group_table(group)["state"] == "CREATED", "the new place", TIMEOUT_S)
             assert nodes_of(group) == [node]
             assert remora.get(keeper.where.remote(), timeout=TIMEOUT_S) == node
         finally:
@@ -201,7 +194,7 @@ def test_a_node_that_joins_takes_the_actor_and_the_bundle_that_wait_for_it() -> 
     with Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1}) as cluster:
         group = placement_group([{"rack": 1}])
         where_actor_is = Keeper.options(resources={"disk": 1}).remote().where.remote()
-        wait_for(lambda: "rack" in placement_group_table(group)["reason"])
+        wait_until(lambda: "rack" in placement_group_table(group)["reason"], "a group that waits", TIMEOUT_S)
         cluster.add_node(num_cpus=1, resources={"disk": 1, "rack": 1})
         assert group.wait(TIMEOUT_S)
         assert nodes_of(group) == [remora.get(where_actor_is, timeout=TIMEOUT_S)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from machines import wait_until
 
 import remora
 from remora.exceptions import TaskUnschedulableError
@@ -20,9 +22,26 @@ from remora.util.scheduling_strategies import (
 
 
 @remora.remote
-def where(*_: object, pause_s: float = 0.0) -> str:
-    time.sleep(pause_s)
+def where(*_: object) -> str:
     return remora.get_runtime_context().get_node_id()
+
+
+@remora.remote
+def where_with_others(folder: Path, nodes: int) -> str:
+    """Runs until such tasks have begun on so many nodes."""
+    here = str(remora.get_runtime_context().get_node_id())
+    (folder / here).touch()
+    while len(os.listdir(folder)) < nodes:
+        time.sleep(0.005)
+    return here
+
+
+@remora.remote
+def hold(folder: Path, name: str) -> None:
+    """Runs until the folder has a file ``end``."""
+    (folder / name).touch()
+    while not (folder / "end").exists():
+        time.sleep(0.005)
 
 
 @remora.remote
@@ -56,8 +75,8 @@ def test_one_task_runs_here(nodes: list[str]) -> None:
     assert remora.get(where.remote(), timeout=30) == nodes[0]
 
 
-def test_many_tasks_use_every_node(nodes: list[str]) -> None:
-    ran = Counter(remora.get([where.remote(pause_s=0.2) for _ in range(12)], timeout=30))
+def test_many_tasks_use_every_node(nodes: list[str], tmp_path: Path) -> None:
+    ran = remora.get([where_with_others.remote(tmp_path, len(nodes)) for _ in range(12)], timeout=30)
     assert set(ran) == set(nodes)
 
 
@@ -74,15 +93,19 @@ def test_labels_choose_the_node_of_tasks_and_actors(nodes: list[str]) -> None:
     assert remora.get(actor.where.remote(), timeout=30) == nodes[2]
 
 
-def test_affinity_keeps_tasks_at_a_node_that_is_busy(nodes: list[str]) -> None:
+def test_affinity_keeps_tasks_at_a_node_that_is_busy(nodes: list[str], tmp_path: Path) -> None:
     there = NodeAffinitySchedulingStrategy(nodes[1], soft=False)
-    ran = remora.get([where.options(scheduling_strategy=there).remote(pause_s=0.05) for _ in range(6)], timeout=30)
-    assert set(ran) == {nodes[1]}
+    holders = [hold.options(scheduling_strategy=there).remote(tmp_path, str(number)) for number in range(2)]
+    wait_until(lambda: len(os.listdir(tmp_path)) == len(holders), "the tasks that fill the node")
+    tasks = [where.options(scheduling_strategy=there).remote() for _ in range(6)]
+    assert not remora.wait(tasks, timeout=0.3)[0], "other nodes have room"
+    (tmp_path / "end").touch()
+    assert set(remora.get(tasks, timeout=30)) == {nodes[1]}
 
 
-def test_spread_uses_every_node(nodes: list[str]) -> None:
-    spread = where.options(scheduling_strategy="SPREAD")
-    assert set(remora.get([spread.remote(pause_s=0.1) for _ in range(6)], timeout=30)) == set(nodes)
+def test_spread_uses_every_node(nodes: list[str], tmp_path: Path) -> None:
+    spread = where_with_others.options(scheduling_strategy="SPREAD")
+    assert set(remora.get([spread.remote(tmp_path, len(nodes)) for _ in range(6)], timeout=30)) == set(nodes)
 
 
 def test_a_task_goes_to_its_large_argument(nodes: list[str]) -> None:
