@@ -45,6 +45,22 @@ def requests_sent(cluster: LeaseCluster) -> list[tuple[int, int]]:
     ]
 
 
+def two_busy_nodes() -> LeaseCluster:
+    """Node 1 can run nothing; nodes 2 and 3 have one CPU each, which their own drivers hold, and all know that."""
+    cluster = LeaseCluster(NOTHING, ONE, ONE)
+    cluster.request(driver(2))
+    cluster.request(driver(3))
+    cluster.run()
+    cluster.tell_all()
+    return cluster
+
+
+def node_gets_room(cluster: LeaseCluster, number: int) -> None:
+    """Its driver gives a lease back, and all hear of that."""
+    cluster.give_back(next(lease for lease, (holder, _) in cluster.held.items() if holder == driver(number)))
+    cluster.tell_all()
+
+
 def test_without_other_nodes_everything_is_the_tables_business() -> None:
     cluster = LeaseCluster(TWO)
     cluster.request(DRIVER, count=5)
@@ -171,8 +187,7 @@ def test_what_waits_here_moves_to_a_node_that_gets_room() -> None:
     number = cluster.request(DRIVER)
     cluster.run()
     assert cluster.nodes[node_id(1)].table.queued(DRIVER, number) == 1
-    cluster.give_back(next(lease for lease, (holder, _) in cluster.held.items() if holder == driver(2)))
-    cluster.tell_all()
+    node_gets_room(cluster, 2)
     cluster.run()
     assert cluster.wanted[DRIVER, number] == 0
     assert cluster.nodes_of_grants() == [1, 2]
@@ -200,45 +215,29 @@ def test_a_request_that_only_busy_nodes_can_run_takes_its_turn_there() -> None:
 
 
 def test_who_takes_turns_at_a_busy_node_is_called_back_when_another_has_room() -> None:
-    cluster = LeaseCluster(NOTHING, ONE, ONE)
-    cluster.request(driver(2))
-    cluster.request(driver(3))
-    cluster.run()
-    cluster.tell_all()
+    cluster = two_busy_nodes()
     number = cluster.request(DRIVER)
     cluster.tick(0.2)
     cluster.run()
     ((asked, _),) = requests_sent(cluster)
-    free = driver(3) if asked == 2 else driver(2)
-    cluster.give_back(next(lease for lease, (holder, _) in cluster.held.items() if holder == free))
-    cluster.tell_all()
+    node_gets_room(cluster, 3 if asked == 2 else 2)
     cluster.run()
     assert cluster.wanted[DRIVER, number] == 0
     assert any(isinstance(effect.message, CancelRequest) for effect in cluster.sent)
 
 
 def test_who_takes_turns_is_called_back_once() -> None:
-    cluster = LeaseCluster(NOTHING, ONE, ONE)
-    cluster.request(driver(2))
-    cluster.request(driver(3))
-    cluster.run()
-    cluster.tell_all()
+    cluster = two_busy_nodes()
     cluster.request(DRIVER)
     cluster.tick(0.2)
     ((asked, _),) = requests_sent(cluster)
-    free = driver(3) if asked == 2 else driver(2)
-    cluster.give_back(next(lease for lease, (holder, _) in cluster.held.items() if holder == free))
-    cluster.tell_all()
+    node_gets_room(cluster, 3 if asked == 2 else 2)
     cluster.tell_all()
     assert len([effect for effect in cluster.sent if isinstance(effect.message, CancelRequest)]) == 1
 
 
 def test_turns_at_a_busy_node_end_after_a_while_and_another_one_is_tried() -> None:
-    cluster = LeaseCluster(NOTHING, ONE, ONE)
-    cluster.request(driver(2))
-    cluster.request(driver(3))
-    cluster.run()
-    cluster.tell_all()
+    cluster = two_busy_nodes()
     cluster.request(DRIVER)
     cluster.tick(0.2)
     cluster.run()
