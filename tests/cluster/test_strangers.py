@@ -158,8 +158,7 @@ def test_garbage_after_a_right_preface(machines: list[Machine], driver: Driver, 
 
 def test_a_wrong_secret(machines: list[Machine], driver: Driver, targets: list[Target]) -> None:
     wrong = msgspec.structs.replace(targets[0].credentials, secret=bytes(32))
-    nodes = "(node['NodeID'] for node in remora.nodes() if node['NodeManagerAddress'] == "
-    daemon = daemon_of(bytes.fromhex(driver(f"next({nodes}{targets[0].address!r}))")))
+    daemon = daemon_of(bytes.fromhex(driver("remora.get_runtime_context().get_node_id()")))
 
     def knock() -> None:
         for purpose, target in ((Purpose.LINK, HEAD), (Purpose.HEARTBEAT, HEAD), (Purpose.DATA, daemon)) * 3:

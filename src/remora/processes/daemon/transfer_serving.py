@@ -14,7 +14,7 @@ from remora.processes.daemon.transfer_arrivals import Arrivals, ObjectKey
 from remora.processes.daemon.transfer_server import Found, ServedConnection
 from remora.system.loop_calls import LoopCalls
 from remora.system.network.half_open import HalfOpenConnections
-from remora.system.network.refusal_log import RefusalLog
+from remora.system.network.refusal_log import WITHOUT_SECRET, RefusalLog
 from remora.system.network.sockets import peer_host
 from remora.system.transfer_io import ArenaWindow, StreamEnded, end_connection
 
@@ -70,7 +70,9 @@ class Serving:
         try:
             return prove()
         except OSError as error:
-            kind = f"its handshake for reading objects failed ({type(error).__name__})"
+            # A refusal comes here as an OSError, as all that can go wrong with a socket does.
+            reason = WITHOUT_SECRET if isinstance(error, ConnectionRefusedError) else type(error).__name__
+            kind = f"its handshake for reading objects failed ({reason})"
             self._calls.post(self._log.note, host, kind)
             raise StreamEnded(kind) from error
         finally:

@@ -22,7 +22,8 @@ from remora.system.network.half_open import HalfOpenConnections
 from remora.system.network.handshake import Handshake
 from remora.system.network.handshake_steps import accept_steps
 from remora.system.network.preface import Preface
-from remora.system.network.refusal_log import RefusalLog
+from remora.system.network.refusal_log import WITHOUT_SECRET, RefusalLog
+from remora.system.network.refusals import StreamRefused
 from remora.system.network.sockets import peer_address, peer_host, tune
 from remora.system.network.transports import Transport
 from remora.system.reactor import Reactor
@@ -102,7 +103,8 @@ class HeartbeatConnection:
 
     def _on_failed(self, error: Exception) -> None:
         self._service.half_open.remove(self._number)
-        self._service.log.note(self._host, f"its handshake for heartbeats failed ({type(error).__name__})")
+        reason = WITHOUT_SECRET if isinstance(error, StreamRefused) else type(error).__name__
+        self._service.log.note(self._host, f"its handshake for heartbeats failed ({reason})")
 
     def _on_time_out(self, too_many: bool) -> None:
         if self._transport is None:

@@ -17,7 +17,7 @@ from remora.system.network.handshake import Handshake
 from remora.system.network.handshake_steps import accept_steps
 from remora.system.network.opener import STREAM_ID_SIZE_BYTES
 from remora.system.network.preface import Preface
-from remora.system.network.refusal_log import RefusalLog
+from remora.system.network.refusal_log import WITHOUT_SECRET, RefusalLog
 from remora.system.network.refusals import Refusal, StreamRefused
 from remora.system.network.reliable_stream import Stream
 from remora.system.network.sockets import peer_address, peer_host, tune
@@ -180,7 +180,7 @@ class _Entrance:
     def _on_failed(self, error: Exception) -> None:
         self._leave()
         if isinstance(error, StreamRefused):
-            self._note("it does not know the secret of this cluster")
+            self._note(WITHOUT_SECRET)
         else:
             self._note(f"the handshake failed ({type(error).__name__}: {error})")
 

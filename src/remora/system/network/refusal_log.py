@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 REMEMBERED_KINDS = 4096
+WITHOUT_SECRET = "it does not know the secret of this cluster"
 
 
 def print_line(line: str) -> None:
