@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from inspected_driver import InspectedDriver, ask_until, inspected_driver
+
+from remora.cli.main import main
 
 PROGRAM = """
 remora.init(num_cpus=1, object_store_memory=102_400_000, log_to_driver=False)
@@ -139,6 +142,12 @@ def test_limit_lists_the_largest_and_counts_all(driver: InspectedDriver) -> None
     report = driver.ask("memory", "--limit", "1")
     assert {one["id"] for one in report["objects"] if not one["is_leaked"]} == {short(driver.facts["array"])}
     assert report["total_objects"] > 3
+
+
+def test_a_limit_below_0_is_refused() -> None:
+    result = CliRunner().invoke(main, ["memory", "--limit", "-1"])
+    assert result.exit_code == 2
+    assert "-1 is not in the range" in result.output
 
 
 def test_memory_tables_fit_100_columns(driver: InspectedDriver) -> None:

@@ -18,7 +18,13 @@ from remora.messages.inspection import Holder, InspectMemory, MemoryReport, Obje
 @session_option
 @json_option
 @click.option("--leaks", is_flag=True, help="Show only objects that hold each other and that nothing else holds.")
-@click.option("--limit", default=100, show_default=True, help="How many objects to show, the largest first.")
+@click.option(
+    "--limit",
+    default=100,
+    show_default=True,
+    type=click.IntRange(0),
+    help="How many objects to show, the largest first.",
+)
 def memory(session: str | None, as_json: bool, leaks: bool, limit: int) -> None:
     """Show every object, who holds it, and from which line, in a session or in the whole cluster that it belongs to.
 
