@@ -276,6 +276,49 @@ def test_a_process_that_speaks_nonsense_is_ended_and_its_node_is_not(cluster: Cl
     assert cluster.head.membership.is_member(one)
 
 
+def test_a_head_that_goes_on_after_its_node_has_left_has_no_members_and_no_actors_of_theirs(cluster: Cluster) -> None:
+    one, two = cluster.join(is_head_node=True), cluster.join()
+    start_job(cluster, two)
+    create(cluster, two, name="steady", namespace="space", detached=True, request=1)
+    cluster.say(one, m.LeaveCluster("remora stop"))
+    cluster.restart()
+    cluster.turn()
+    assert not cluster.head.membership.views()
+    assert not list(cluster.head.links.nodes())
+    refused = cluster.head.rejoin(m.Rejoin(two, cluster.boot(two), 0), cluster.now_s)
+    assert "the head's node left, which ended the cluster" in refused[0].reason
+    three = cluster.join(is_head_node=True)
+    cluster.restart()
+    assert [view.node for view in cluster.head.membership.views()] == [three]
+
+
+def leave_as_head_node(cluster: Cluster) -> tuple[bytes, bytes, bytes]:
+    """The head's node, which has said that it leaves, and two others that have confirmed all before that."""
+    one, two, three = cluster.join(is_head_node=True), cluster.join(), cluster.join()
+    cluster.say(one, m.LeaveCluster("remora stop"))
+    return one, two, three
+
+
+def test_the_heads_node_hears_that_it_has_left_when_all_others_have_heard_it(cluster: Cluster) -> None:
+    one, two, three = leave_as_head_node(cluster)
+    assert [len(cluster.take(node, m.NodeDead)) for node in (one, two, three)] == [0, 1, 1]
+    cluster.say(one, m.NodeLoad(ONE_CPU, ONE_CPU))
+    assert not cluster.take(one, m.JoinRefused)
+    cluster.say(two, m.Confirm(1))
+    assert not cluster.take(one, m.NodeDead)
+    cluster.head.link_ended(three, cluster.now_s)
+    cluster.turn()
+    assert [word.departure.is_orderly for word in cluster.take(one, m.NodeDead)] == [True]
+
+
+def test_the_heads_node_that_leaves_waits_a_second_for_others_that_say_nothing(cluster: Cluster) -> None:
+    one, two, three = leave_as_head_node(cluster)
+    cluster.tick(0.8, [two, three])
+    assert not cluster.take(one, m.NodeDead)
+    cluster.tick(0.4, [two, three])
+    assert len(cluster.take(one, m.NodeDead)) == 1
+
+
 def test_a_node_that_leaves_is_told_so_and_its_death_is_orderly(cluster: Cluster) -> None:
     one = cluster.join(is_head_node=True)
     two = cluster.join()

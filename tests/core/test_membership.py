@@ -237,13 +237,15 @@ class MembershipMachine(RuleBasedStateMachine):
         self.rig.membership.tick(self.rig.now_s)
         self.given: list[bytes] = []
         self.dead: dict[bytes, Departure] = {}
-        self.has_head = False
+        self.head_nodes: list[bytes] = []
 
     @rule(target=nodes, is_head_node=st.booleans())
     def join(self, is_head_node: bool) -> bytes:
         node = self.rig.join(is_head_node=is_head_node)
         assert node not in self.given
         self.given.append(node)
+        if is_head_node:
+            self.head_nodes.append(node)
         return node
 
     @rule(node=nodes)
@@ -273,7 +275,14 @@ class MembershipMachine(RuleBasedStateMachine):
         records = [record for record in map(old.record, self.given) if record is not None]
         self.rig.membership = Membership(Journal(), first_number=5)
         self.rig.membership.restore(records, old.last_number, self.rig.now_s)
-        assert self.rig.membership.departures() == sorted(old.departures(), key=lambda departure: departure.node)
+        departures = self.rig.membership.departures()
+        before = sorted(old.departures(), key=lambda departure: departure.node)
+        assert departures[: len(before)] == before
+        has_ended = (
+            bool(self.head_nodes) and self.head_nodes[-1] in self.dead and self.dead[self.head_nodes[-1]].is_orderly
+        )
+        ended = [view.node for view in old.views()] if has_ended else []
+        assert [departure.node for departure in departures[len(before) :]] == ended
 
     def take(self) -> None:
         for departure in self.rig.departures():

@@ -22,6 +22,7 @@ from remora.core.actor_registry import ActorRegistry
 from remora.core.cluster_view import ClusterView
 from remora.core.counted_link import UnitReader
 from remora.core.head_checks import check_contents, check_join, check_load, check_node_message, check_process_message
+from remora.core.head_farewell import Farewell
 from remora.core.head_groups import HeadGroups
 from remora.core.head_links import HeadLinks, ToNode
 from remora.core.head_processes import handle
@@ -71,6 +72,7 @@ class Head:
         """One for each node that has a stream."""
         self._now_s = 0.0
         self._changed_views = ChangedViews()
+        self._farewell = Farewell()
 
     # ------------------------------------------------------------------ nodes come and go
 
@@ -167,6 +169,7 @@ class Head:
 
     def link_ended(self, node: bytes, now_s: float) -> None:
         """The node's stream was read to its end, and it has no other one."""
+        self._farewell.heard(node)
         self.membership.link_ended(node, now_s)
 
     def tick(self, now_s: float) -> None:
@@ -183,7 +186,8 @@ class Head:
         self._now_s = now_s
         reader = self._readers.get(node)
         if reader is None:
-            self._tell_departed(node)
+            if node != self._farewell.node:
+                self._tell_departed(node)
             return
         for unit in reader.read(messages):
             if not self.membership.is_member(node):
@@ -208,6 +212,8 @@ class Head:
         try:
             if isinstance(message, m.Confirm):
                 self.links.confirmed(node, message.received)
+                if not self.links.keeps(node):
+                    self._farewell.heard(node)
             elif isinstance(message, m.NodeLoad):
                 check_load(message)
                 self.membership.load(node, message)
@@ -334,11 +340,16 @@ class Head:
 
     def _node_departed(self, departure: m.Departure) -> None:
         node = departure.node
-        for member in self.links.nodes():
-            if member != node or departure.is_orderly:
-                self.links.say(member, m.NodeDead(departure))
+        others = [member for member in self.links.nodes() if member != node]
+        for member in others:
+            self.links.say(member, m.NodeDead(departure))
+        self._farewell.heard(node)
         if not departure.is_orderly:
             self._tell_departed(node)
+        elif self.membership.was_head_node(node):
+            self._farewell.begin(m.NodeDead(departure), others, self._now_s)
+        else:
+            self.links.mention(node, m.NodeDead(departure))
         self.links.close(node)
         self._readers.pop(node, None)
         self._changed_views.drop(node)
@@ -390,6 +401,9 @@ class Head:
             for node in self.links.nodes():
                 self.links.mention(node, changed)
         self.links.confirm()
+        last_word = self._farewell.take(self._now_s)
+        if last_word is not None:
+            self.links.mention(self._farewell.node, last_word)
         changes = [Change(kind, key, write_row(self, kind, key)) for kind, key in self._journal.take()]
         return changes, _taken(self.links.outbox)
 
@@ -412,6 +426,7 @@ class Head:
         self.key_value.restore(state.values)
         self.links.restore(state.links, state.said)
         self.groups.restore(state.groups, state.watchers, self.membership.views(), now_s)
+        self._carry_out()
 
     def validate(self) -> None:
         """

@@ -90,6 +90,10 @@ class HeadLinks:
         for number in self._links[node].confirmed(received):
             self._journal.touch(SAID, said_key(node, number))
 
+    def keeps(self, node: bytes) -> bool:
+        """Whether the node has not confirmed all that was said to it."""
+        return self._links[node].kept_count > 0
+
     def received(self, node: bytes) -> int:
         """How many units of the node were handled."""
         return self._links[node].received

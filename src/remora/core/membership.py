@@ -329,6 +329,14 @@ class Membership:
         assert departure is not None
         return departure
 
+    def was_head_node(self, node: bytes) -> bool:
+        """Whether a head ran beside this node, which is gone.
+
+        Raises:
+            KeyError: it is a member, or never was.
+        """
+        return self._departed[node].view.is_head_node
+
     @property
     def head_node(self) -> bytes:
         """The node beside whose daemon the head runs; empty before it joined."""
@@ -349,7 +357,10 @@ class Membership:
         return self._departed.get(node)
 
     def restore(self, records: list[MemberRecord], last_number: int, now_s: float) -> None:
-        """Take over what was written down; to be called once. Members have some time to come back."""
+        """Take over what was written down; to be called once. Members have some time to come back.
+
+        There are none when the head's node has left in order, which ended the cluster: this is what it begins again.
+        """
         numbers = [int.from_bytes(record.node, "big") for record in records]
         self._last_number = max(self._last_number, last_number, *numbers)
         for record in sorted(records, key=lambda record: record.node):
@@ -358,6 +369,14 @@ class Membership:
                 self._members[record.node] = Member(record.node, record.boot, record.view, now_s + RESTART_SILENCE_S)
             else:
                 self._departed[record.node] = record
+        if self._has_ended():
+            for member in list(self._members.values()):
+                self._declare(member, "the head's node left, which ended the cluster", is_orderly=True)
+
+    def _has_ended(self) -> bool:
+        ended = [record.departure for record in self._departed.values() if record.view.is_head_node]
+        last = ended[-1] if ended else None
+        return not self.head_node and last is not None and last.is_orderly
 
     def validate(self) -> None:
         """
