@@ -4,7 +4,8 @@ This is where a driver's or worker's objects are put together; each part owns it
 
 - ``values``: what is known of the values of refs
 - ``refs``: which refs others know of, and counting
-- ``tasks``, ``actors``: calls that this process submitted
+- ``tasks``, ``methods``: calls that this process submitted
+- ``actors``: which actors it knows, and what became of them
 - ``groups``: placement groups, and the one in which this process and its calls run
 - ``arena``: reading and writing the node's shared memory
 - ``leadership``: which thread reads the sockets
@@ -45,6 +46,7 @@ from remora.processes.client.functions import FunctionTable
 from remora.processes.client.inspection import describe_process
 from remora.processes.client.late_publications import LatePublications
 from remora.processes.client.leadership import Leadership
+from remora.processes.client.methods import MethodClient
 from remora.processes.client.peers import Peers
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.placement_groups import MESSAGES as GROUP_MESSAGES
@@ -102,6 +104,7 @@ class Client:
         self.values = Values(self)
         self.arguments = Arguments(self)
         self.tasks = TaskClient(self, request_limit=self._request_limit())
+        self.methods = MethodClient(self)
         self.actors = ActorClient(self)
         self.groups = PlacementGroupClient(self)
         self.refs.on_died = self._on_refs_died
@@ -354,7 +357,7 @@ class Client:
 
     def forget_call(self, record: PendingCall) -> None:
         """A call ended before it was sent."""
-        self.actors.forget_call(record)
+        self.methods.forget_call(record)
 
     def describe_holders(self, writers: Sequence[Writer]) -> str:
         """Whose objects take most of the store, for the text of an error."""

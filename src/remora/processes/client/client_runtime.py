@@ -9,8 +9,8 @@ from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.base.runtime import Actor, ActorFound, ContextInformation, KeyValueResult, NodeInformation
 from remora.messages.head import KeyValueRequest
 from remora.messages.inspection import GetNodes, NodeReport
-from remora.processes.client.actors import ActorRecord
 from remora.processes.client.client import Client
+from remora.processes.client.methods import ActorRecord
 from remora.processes.client.pending import PendingCall
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ClientRuntime:
         self.get_many = client.values.get_many
         self.wait = client.values.wait
         self.submit = client.tasks.submit
-        self.submit_method = client.actors.submit_method
+        self.submit_method = client.methods.submit_method
         self.create_actor = client.actors.create
         self.get_actor = client.actors.get
         self.list_named_actors = client.actors.list_named
@@ -60,7 +60,7 @@ class ClientRuntime:
         if type(record.shape) is ActorRecord:
             if force:
                 raise ValueError("force=True ends the process of the actor: use remora.kill(handle) for that")
-            self._client.actors.cancel(record, recursive)
+            self._client.methods.cancel(record, recursive)
         else:
             self._client.tasks.cancel(record, force, recursive)
 

@@ -13,7 +13,7 @@ from remora.base.call_sites import describe_site
 from remora.base.ids import make_task_id
 from remora.base.object_ref import STORED, ObjectRef
 from remora.messages.inspection import CallCount, CallReport, DescribeYourself, HeldRef, PinnedObject, ProcessReport
-from remora.processes.client.actors import ActorRecord
+from remora.processes.client.methods import ActorRecord
 from remora.processes.client.pending import PendingCall
 
 if TYPE_CHECKING:
