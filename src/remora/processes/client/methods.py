@@ -1,7 +1,7 @@
 """Calls of actors' methods, and what their replies do: the hot path of `handle.method.remote()`.
 
 The order and the retries of calls are :class:`~remora.core.actor_calls.ActorCalls`'; this module does what it says and
-fills the refs. A call that is under way keeps the ref of its actor's creation alive: no actor ends before its last call.
+fills the refs. A call under way keeps the ref of its actor's creation alive, so an actor ends after its last call.
 """
 
 from __future__ import annotations
