@@ -531,6 +531,25 @@ def test_an_actor_that_waits_for_its_worker_gets_one_after_the_end_of_its_job() 
     assert rig.table.pool.count(WorkerPhase.IDLE) == 0
 
 
+def test_a_job_is_awaited_while_an_actor_of_it_waits_for_resources_or_for_its_worker() -> None:
+    rig = Rig(cpus=1)
+    rig.starts = False
+    rig.request(job=OTHER_JOB)
+    rig.table.request_actor(b"actor-00" * 2, JOB, ONE, ONE, now_s=rig.now_s)
+    rig.run()
+    assert rig.table.awaits_actor_of(JOB), "it waits for its CPU"
+    assert not rig.table.awaits_actor_of(OTHER_JOB), "a task is no actor"
+    rig.starts = True
+    rig.run()
+    rig.starts = False
+    rig.give_back(*rig.take()[0])
+    assert rig.table.awaits_actor_of(JOB), "it waits for its worker"
+    rig.starts = True
+    rig.run()
+    assert len(rig.placed) == 1
+    assert not rig.table.awaits_actor_of(JOB)
+
+
 @pytest.mark.parametrize("lease", [0, 7])
 def test_the_return_of_a_lease_that_was_never_granted_changes_nothing(lease: int) -> None:
     rig = Rig()

@@ -14,6 +14,7 @@ from remora.core.cluster_view import ClusterView
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Send
 from remora.core.lease_routing import LeaseRouter
 from remora.core.leases import LeaseTable
+from remora.core.node_jobs import NodeJobs
 from remora.core.routed_requests import ToNode
 from remora.core.worker_pool import StartWorker, StopWorker
 from remora.messages import leases as m
@@ -47,8 +48,7 @@ class SimulatedWorkers:
         self.leases: LeaseTable = machines.table(total, warm=0, max_workers=64, node=daemon.node)
         self.view = ClusterView()
         self.router: LeaseRouter = machines.router(self.leases, self.view, daemon.node, labels, daemon.address)
-        self._jobs: dict[bytes, JobEnvironment] = {}
-        self._started_jobs: set[bytes] = set()
+        self._jobs = NodeJobs()
         self._jobs_told: dict[bytes, set[bytes]] = {}
         self.started: dict[int, StartedWorker] = {}
         self._by_process: dict[bytes, StartedWorker] = {}
@@ -81,27 +81,29 @@ class SimulatedWorkers:
 
     def start_job(self, job: bytes, environment: JobEnvironment) -> None:
         """The driver has told where its modules are; again changes nothing."""
-        if job not in self._started_jobs:
-            self._started_jobs.add(job)
-            self.know_job(job, environment)
+        if self._jobs.start(job, environment):
             self.leases.job_started(job)
             self.carry_out()
 
     def know_job(self, job: bytes, environment: JobEnvironment) -> None:
         """An actor of the job comes here, whose driver may be gone."""
-        self._jobs.setdefault(job, environment)
+        self._jobs.know(job, environment)
 
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
-        self._jobs.pop(job, None)
-        self._started_jobs.discard(job)
+        self._jobs.ended(job, self._is_in_use(job))
+        for told in self._jobs_told.values():
+            told.discard(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
         self.carry_out()
 
-    def jobs_of(self, node: bytes) -> list[bytes]:
+    def _is_in_use(self, job: bytes) -> bool:
+        return any(worker.job == job for worker in self.started.values()) or self.leases.awaits_actor_of(job)
+
+    def jobs_of(self, node: bytes) -> list[ProcessId]:
         """The jobs whose drivers are, or were, on the node."""
-        return [job for job in self._jobs if job[: len(node)] == node]
+        return self._jobs.of_node(node)
 
     def node_dead(self, node: bytes) -> None:
         """The node needs to be told of no job any more."""
@@ -156,6 +158,7 @@ class SimulatedWorkers:
 
     def _forget(self, worker: StartedWorker) -> None:
         del self.started[worker.number], self._by_process[worker.process]
+        self._jobs.worker_ended(worker.job, self._is_in_use(worker.job))
 
     # ------------------------------------------------------------------ doing what the machines say
 
@@ -188,7 +191,7 @@ class SimulatedWorkers:
             self.on_delayed(effect.actor, effect.reason)
 
     def _start(self, effect: StartWorker) -> None:
-        if effect.job not in self._jobs:
+        if self._jobs.environment(effect.job) is None:
             self.leases.worker_start_failed(effect.number, "its job has ended", self._world.now_s)
             return
         worker = StartedWorker(effect.number, self._daemon.next_process(), ProcessId(effect.job))
@@ -210,7 +213,7 @@ class SimulatedWorkers:
         marker = effect.marker
         if isinstance(effect.message, m.RequestLease) and isinstance(marker, FromProcess):
             told = self._jobs_told.setdefault(effect.node, set())
-            environment = self._jobs.get(marker.job)
+            environment = self._jobs.environment(marker.job)
             if marker.job not in told and environment is not None:
                 told.add(marker.job)
                 self._daemon.send_node(effect.node, StartJob(marker.job, environment))

@@ -15,6 +15,7 @@ from remora.core.cluster_view import ClusterView
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, Send
 from remora.core.lease_routing import LeaseRouter
 from remora.core.leases import LeaseTable
+from remora.core.node_jobs import NodeJobs
 from remora.core.routed_requests import ToNode
 from remora.core.worker_pool import StartWorker, StopWorker
 from remora.messages import leases as m
@@ -72,10 +73,7 @@ class WorkerService:
         reactor.register(self._zygote.fileno(), self._on_zygote)
         self._zygote.preload(PRELOADED_MODULES)
         self.output = OutputForwarder(reactor, processes, slots)
-        self._jobs: dict[bytes, JobEnvironment] = {}
-        self._started_jobs: set[bytes] = set()
-        self._outlived_jobs: set[bytes] = set()
-        """Those that have ended and have workers here: a detached actor may ask for more of them."""
+        self._jobs = NodeJobs()
         self._workers: dict[int, StartedWorker] = {}
         self._by_process: dict[bytes, StartedWorker] = {}
         self._now_s: Callable[[], float] = lambda: 0.0
@@ -115,10 +113,9 @@ class WorkerService:
 
     def start_job(self, job: ProcessId, environment: JobEnvironment) -> None:
         """The driver has told where its modules are; again changes nothing."""
-        if job in self._started_jobs:
+        if not self._jobs.start(job, environment):
             return
-        self._started_jobs.add(job)
-        self.know_job(job, environment)
+        self.output.set_job(job, environment.log_to_driver)
         if environment.modules:
             # Before the first worker is asked for: whoever is forked has them, at no cost of his own.
             self._zygote.preload(environment.modules)
@@ -127,39 +124,32 @@ class WorkerService:
 
     def know_job(self, job: ProcessId, environment: JobEnvironment) -> None:
         """An actor of the job comes here, whose driver may be gone: workers can be made for it, none is kept warm."""
-        self._outlived_jobs.discard(job)
-        if job not in self._jobs:
-            self._jobs[job] = environment
+        if self._jobs.know(job, environment):
             self.output.set_job(job, environment.log_to_driver)
 
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
-        if any(worker.job == job for worker in self._workers.values()):
-            self._outlived_jobs.add(job)
-        else:
-            self._forget_job(job)
-        self._started_jobs.discard(job)
+        if self._jobs.ended(job, self._is_in_use(job)):
+            self.output.forget_job(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
         self.carry_out()
 
-    def _forget_job(self, job: bytes) -> None:
-        self._outlived_jobs.discard(job)
-        self._jobs.pop(job, None)
-        self.output.forget_job(job)
+    def _is_in_use(self, job: bytes) -> bool:
+        return any(worker.job == job for worker in self._workers.values()) or self.leases.awaits_actor_of(job)
 
     def job_environment(self, job: bytes) -> JobEnvironment | None:
         """What the job's driver has told, if it runs."""
-        return self._jobs.get(job)
+        return self._jobs.environment(job)
 
     def namespace_of(self, job: bytes, default: str) -> str:
         """Where the names of the job's actors are looked up."""
-        environment = self._jobs.get(job)
+        environment = self._jobs.environment(job)
         return environment.namespace if environment is not None else default
 
     def jobs_of(self, node: bytes) -> list[ProcessId]:
         """The jobs whose drivers are, or were, on the node."""
-        return [ProcessId(job) for job in self._jobs if job[: len(node)] == node]
+        return self._jobs.of_node(node)
 
     def spare(self, pid: int) -> None:
         """Child *pid* of the daemon is no worker, and not to be ended as the orphan of one."""
@@ -241,8 +231,8 @@ class WorkerService:
         worker = self._workers.pop(number)
         del self._by_process[worker.process]
         self.output.end(number)
-        if worker.job in self._outlived_jobs and all(other.job != worker.job for other in self._workers.values()):
-            self._forget_job(worker.job)
+        if self._jobs.worker_ended(worker.job, self._is_in_use(worker.job)):
+            self.output.forget_job(worker.job)
         for path in (self._address_of(number), self._sockets_path_of(number)):
             with contextlib.suppress(FileNotFoundError):  # it had none yet
                 os.unlink(path)
@@ -287,7 +277,7 @@ class WorkerService:
             self.router.settle(self._now_s())
 
     def _start(self, effect: StartWorker) -> None:
-        job = self._jobs.get(effect.job)
+        job = self._jobs.environment(effect.job)
         if job is None or not self._zygote.is_running:
             reason = "its job has ended" if job is None else "the zygote has ended and is being started again"
             self.leases.worker_start_failed(effect.number, reason, self._now_s())
