@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from transfer_node import CLEAR, WRITER, TransferNode, TransferNodes, object_id, value_of
 
-from remora.core import pull_streams
+from remora.core import pull_streams, served_chunks
 from remora.core.pull_records import PullPurpose
 from remora.core.pull_sources import CHUNK_BYTES
 from remora.messages.objects import Location
-from remora.processes.daemon import transfer_server
 from remora.system.certificates import create_credentials
 from remora.system.network.data_socket import open_data_socket
 
@@ -26,8 +25,8 @@ LARGE = 9 * CHUNK_BYTES + 12_345
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_server, "UNKNOWN_WAIT_S", 0.2)
-    monkeypatch.setattr(transfer_server, "QUEUED_WAIT_S", 0.3)
+    monkeypatch.setattr(served_chunks, "UNKNOWN_WAIT_S", 0.2)
+    monkeypatch.setattr(served_chunks, "QUEUED_WAIT_S", 0.3)
 
 
 @pytest.fixture(params=["copy", "sendfile", "TLS"])

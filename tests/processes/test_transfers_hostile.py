@@ -15,9 +15,9 @@ import pytest
 from transfer_node import CLEAR, WRITER, TransferNode, TransferNodes, object_id, value_of
 
 from remora.base.credentials import ClusterCredentials
+from remora.core import served_chunks
 from remora.messages.transfer import ANSWER_HEADER, CHUNK_FOLLOWS, DataHello, ReadChunks, WantedChunk
 from remora.messages.wire import ALL_MESSAGES, encode_frame
-from remora.processes.daemon import transfer_server
 from remora.processes.daemon.transfer_serving import MAX_UNPROVED
 from remora.system.certificates import create_credentials
 from remora.system.network.data_socket import DataSocket, open_data_socket
@@ -33,7 +33,7 @@ NEIGHBOUR = b"N" * SIZE_BYTES
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_server, "UNKNOWN_WAIT_S", 0.05)
+    monkeypatch.setattr(served_chunks, "UNKNOWN_WAIT_S", 0.05)
 
 
 @pytest.fixture(params=["clear", "TLS"])

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 from transfer_node import WRITER, TransferNode, TransferNodes, object_id, value_of
 
-from remora.processes.daemon import transfer_server
+from remora.core import served_chunks
 
 SIZES_BYTES = [0, 10, 5000, 100_000, 1 << 20, (1 << 20) + 1, 9_999_999]
 STEPS = 1200
@@ -109,9 +109,9 @@ class Program:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_value_arrives_as_it_was_and_nothing_stays(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_server, "UNKNOWN_WAIT_S", 0.1)
-    monkeypatch.setattr(transfer_server, "QUEUED_WAIT_S", 0.1)
-    monkeypatch.setattr(transfer_server, "ARRIVAL_WAIT_S", 0.5)
+    monkeypatch.setattr(served_chunks, "UNKNOWN_WAIT_S", 0.1)
+    monkeypatch.setattr(served_chunks, "QUEUED_WAIT_S", 0.1)
+    monkeypatch.setattr(served_chunks, "ARRIVAL_WAIT_S", 0.5)
     nodes = TransferNodes()
     try:
         program = Program(nodes, seed)

@@ -5,32 +5,7 @@ from __future__ import annotations
 import threading
 
 from remora.core.pull_sources import CHUNK_BYTES
-
-ObjectKey = tuple[bytes, bytes]
-"""Object and writer."""
-
-
-class Arrival:
-    """One object on its way. ``offset`` is where it lies in the arena, -1 until it has space."""
-
-    __slots__ = ("chunks", "has_failed", "is_whole", "offset", "size_bytes")
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.offset = -1
-        self.is_whole = False
-        self.has_failed = False
-        self.chunks: set[int] = set()
-
-    def __repr__(self) -> str:
-        return f"<Arrival of {self.size_bytes} bytes, {len(self.chunks)} chunks are here>"
-
-    def covers(self, offset: int, size_bytes: int) -> bool:
-        """Whether all these bytes are here."""
-        if self.is_whole:
-            return True
-        last = offset + max(1, size_bytes) - 1
-        return all(chunk in self.chunks for chunk in range(offset // CHUNK_BYTES, last // CHUNK_BYTES + 1))
+from remora.core.served_chunks import Arrival, ObjectKey
 
 
 class Arrivals:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from remora.base.ids import NodeId, short
 from remora.core.pull_records import Chunk
+from remora.core.served_chunks import Arrival
 from remora.messages.transfer import (
     ANSWER_HEADER,
     CHUNK_FOLLOWS,
@@ -23,7 +24,7 @@ from remora.messages.transfer import (
     WantedChunk,
 )
 from remora.messages.wire import encode_frame
-from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals
+from remora.processes.daemon.transfer_arrivals import Arrivals
 from remora.system.transfer_io import (
     SCRATCH_BYTES,
     ArenaWindow,

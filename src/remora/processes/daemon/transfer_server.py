@@ -9,23 +9,20 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
-
-import msgspec
+from typing import Any, Protocol
 
 from remora.base.ids import short
+from remora.core.served_chunks import Found, ObjectKey, Wanted, answer_of
 from remora.messages.transfer import (
     ANSWER_HEADER,
     CHUNK_FOLLOWS,
-    CHUNK_NOT_HERE,
-    CHUNK_TIMED_OUT,
     CHUNK_WAITS,
     MAX_REQUEST_NUMBER,
     DataHello,
     ReadChunks,
 )
 from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, unpack_length
-from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
+from remora.processes.daemon.transfer_arrivals import Arrivals
 from remora.system.transfer_io import (
     ArenaWindow,
     BlockSender,
@@ -35,26 +32,10 @@ from remora.system.transfer_io import (
 )
 
 MAX_REQUEST_BYTES = 1 << 20
-MAX_CHUNK_BYTES = 1 << 30
 REQUEST_POLL_S = 0.05
 """While it waits for chunks it looks so often whether the reader wants others."""
 BEAT_S = 0.5
 """A reader hears so often that this node waits for the chunk itself."""
-ARRIVAL_WAIT_S = 10.0
-"""A chunk that has not come here after so long is asked for elsewhere."""
-QUEUED_WAIT_S = 2.0
-"""So long for one that waits for its turn here. Not longer: it may be waiting for something that its reader has, whose
-turn there comes after the reader's pull."""
-UNKNOWN_WAIT_S = 1.0
-"""A reader may have heard that this node receives an object before this node has."""
-
-
-class Found(msgspec.Struct, frozen=True):
-    """Where an object lies here. It stays while the loop counts this reader, that is until ``reader_done``."""
-
-    offset: int
-    size_bytes: int
-    arrival: Arrival | None = None
 
 
 class Lookup(Protocol):
@@ -87,16 +68,6 @@ class _Held:
         return self.found.arrival is not None and self.found.arrival.has_failed
 
 
-class _Wanted(NamedTuple):
-    """A chunk that was asked for, as which one on this connection, and when."""
-
-    key: ObjectKey
-    offset: int
-    size_bytes: int
-    number: int
-    since_s: float
-
-
 class ServedConnection:
     """One connection of one reader. The loop calls :meth:`close`, and reads the counters."""
 
@@ -114,7 +85,7 @@ class ServedConnection:
         self._held: dict[ObjectKey, _Held] = {}
         self._unread: deque[_Held | None] = deque()
         self._acknowledged = 0
-        self._wanted: list[_Wanted] = []
+        self._wanted: list[Wanted] = []
         self._requested = 0
         self._look_again_s = 0.0
         self._said_s = 0.0
@@ -175,7 +146,7 @@ class ServedConnection:
                 self._acknowledge(message.received)
                 for chunk in message.chunks:
                     key = (chunk.id, chunk.writer)
-                    self._wanted.append(_Wanted(key, chunk.offset, chunk.size_bytes, self._requested, now_s))
+                    self._wanted.append(Wanted(key, chunk.offset, chunk.size_bytes, self._requested, now_s))
                     self._requested = (self._requested + 1) & MAX_REQUEST_NUMBER
                 self._find_all(now_s)
             elif isinstance(message, DataHello):
@@ -242,24 +213,13 @@ class ServedConnection:
         arrivals = (self._arrivals.get(key) for key in missing)
         return bool(missing) and (now_s >= self._look_again_s or any(one and one.offset >= 0 for one in arrivals))
 
-    def _status_of(self, wanted: _Wanted, held: _Held | None, now_s: float) -> int:
+    def _status_of(self, wanted: Wanted, held: _Held | None, now_s: float) -> int:
         if held is None:
-            # It may be about to be pulled here, or wait for its turn.
-            if self._arrivals.get(wanted.key) is not None:
-                return CHUNK_WAITS if now_s - wanted.since_s < QUEUED_WAIT_S else CHUNK_TIMED_OUT
-            return CHUNK_WAITS if now_s - wanted.since_s < UNKNOWN_WAIT_S else CHUNK_NOT_HERE
-        found = held.found
-        is_inside = 0 <= wanted.offset <= found.size_bytes - wanted.size_bytes
-        if not 0 <= wanted.size_bytes <= MAX_CHUNK_BYTES or not is_inside:
-            return CHUNK_NOT_HERE
-        if found.arrival is None or found.arrival.covers(wanted.offset, wanted.size_bytes):
-            return CHUNK_FOLLOWS
-        if found.arrival.has_failed:
-            return CHUNK_NOT_HERE
-        is_patient = now_s - max(wanted.since_s, held.sent_s) < ARRIVAL_WAIT_S
-        return CHUNK_WAITS if is_patient else CHUNK_TIMED_OUT
+            is_coming = self._arrivals.get(wanted.key) is not None
+            return answer_of(wanted, None, is_coming=is_coming, last_sent_s=0.0, now_s=now_s)
+        return answer_of(wanted, held.found, is_coming=True, last_sent_s=held.sent_s, now_s=now_s)
 
-    def _send_chunk(self, sender: BlockSender, wanted: _Wanted, held: _Held) -> None:
+    def _send_chunk(self, sender: BlockSender, wanted: Wanted, held: _Held) -> None:
         held.unread += 1
         self._unread.append(held)
         header = ANSWER_HEADER.pack(CHUNK_FOLLOWS, wanted.size_bytes, wanted.number)

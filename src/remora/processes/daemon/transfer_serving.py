@@ -9,9 +9,10 @@ from queue import SimpleQueue
 
 from remora.base.ids import ObjectId
 from remora.core.served_blocks import ServedBlocks
+from remora.core.served_chunks import Found, ObjectKey
 from remora.messages.objects import Location
-from remora.processes.daemon.transfer_arrivals import Arrivals, ObjectKey
-from remora.processes.daemon.transfer_server import Found, ServedConnection
+from remora.processes.daemon.transfer_arrivals import Arrivals
+from remora.processes.daemon.transfer_server import ServedConnection
 from remora.system.loop_calls import LoopCalls
 from remora.system.network.half_open import HalfOpenConnections
 from remora.system.network.refusal_log import WITHOUT_SECRET, RefusalLog

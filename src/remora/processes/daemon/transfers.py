@@ -32,10 +32,11 @@ from remora.core.pull_records import (
 )
 from remora.core.pull_streams import STALL_S
 from remora.core.pulls import DEFAULT_LIMIT_BYTES, POLL_S, PullManager
+from remora.core.served_chunks import Arrival, ObjectKey
 from remora.messages.arena import Block
 from remora.messages.objects import Location
 from remora.messages.transfer import WantedChunk
-from remora.processes.daemon.transfer_arrivals import Arrival, Arrivals, ObjectKey
+from remora.processes.daemon.transfer_arrivals import Arrivals
 from remora.processes.daemon.transfer_client import ChunkToRead, Pages
 from remora.processes.daemon.transfer_memory import TransferMemory
 from remora.processes.daemon.transfer_reading import Reading
