@@ -73,7 +73,7 @@ class Rig:
         cluster = None
         if nodes is not None:
             cluster = SimpleNamespace(
-                node_reports=lambda: nodes,
+                nodes=SimpleNamespace(reports=lambda: nodes),
                 links=SimpleNamespace(send=lambda node, message: self.told.append((node, message))),
                 head=SimpleNamespace(process_message=self._ask_head),
             )
