@@ -6,7 +6,7 @@ from remora.base.ids import make_object_id, make_process_id, node_of
 from remora.cli.joined_memory import join_memory
 from remora.cli.joined_status import join_status
 from remora.messages import inspection as m
-from remora.messages.head import ActorReport
+from remora.messages.inspection import ActorReport
 from remora.messages.placement_groups import CREATED, PlacementGroupReport, PlacementGroupRow
 
 DRIVER = make_process_id(1, 1)

@@ -8,10 +8,10 @@ import pytest
 
 from remora.base.ids import ProcessId, make_object_id, make_process_id
 from remora.core.head import Head, Identity
-from remora.messages import actors, head, inspection, placement_groups
+from remora.messages import actors, head, inspection, key_value, placement_groups
 from remora.messages.links import ForProcess, FromProcess, ProcessGone
+from remora.messages.node_wire import ALL_MESSAGES
 from remora.messages.session import JobEnvironment
-from remora.messages.wire import ALL_MESSAGES
 from remora.testing.random_messages import RandomMessages
 
 SEEDS = 40
@@ -21,7 +21,7 @@ CREATIONS = (actors.CreateActor, placement_groups.CreatePlacementGroup)
 BY_PROCESSES = (
     *actors.MESSAGES,
     *placement_groups.MESSAGES,
-    head.KeyValueRequest,
+    key_value.KeyValueRequest,
     head.ListJobs,
     head.ListActorStates,
     inspection.GetNodes,

@@ -14,18 +14,20 @@ from remora.core.journal import Journal
 from remora.core.key_value import KeyValueTable, row_key, split_row_key
 from remora.messages.actors import ActorSpec
 from remora.messages.head import (
+    CancelPlacement,
+    Confirm,
+    JobStarted,
+    PlaceActor,
+)
+from remora.messages.key_value import (
     KEY_DELETE,
     KEY_EXISTS,
     KEY_GET,
     KEY_LIST,
     KEY_PUT,
     MAX_KEY_BYTES,
-    CancelPlacement,
-    Confirm,
-    JobStarted,
     KeyValueAnswer,
     KeyValueRequest,
-    PlaceActor,
 )
 from remora.messages.links import ForProcess
 from remora.messages.session import JobEnvironment

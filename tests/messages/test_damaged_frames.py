@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from remora.messages.head import Confirm, JoinRefused
-from remora.messages.wire import ALL_MESSAGES, HEADER_SIZE_BYTES, decode_body, encode_frame
+from remora.messages.node_wire import ALL_MESSAGES, decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame
 
 SEEDS = 20
 FRAMES = 500
@@ -27,12 +28,12 @@ FRAMES = 500
 )
 def test_a_body_that_is_no_frame_of_ours_is_a_decode_error(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_body(body)
+        decode_node_body(body)
 
 
 def test_an_undamaged_body_is_decoded() -> None:
     messages = [Confirm(7), JoinRefused("no")]
-    assert decode_body(encode_frame(messages)[HEADER_SIZE_BYTES:]) == messages
+    assert decode_node_body(encode_frame(messages)[HEADER_SIZE_BYTES:]) == messages
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -43,7 +44,7 @@ def test_random_fields_behind_every_tag_are_messages_or_a_decode_error(seed: int
         fields = b"".join(_random_field(choice) for _ in range(choice.randrange(12)))
         body = bytes((0x91, 0x90 + choice.randrange(16))) + msgspec.msgpack.encode(tag) + fields
         try:
-            decode_body(body)
+            decode_node_body(body)
         except msgspec.DecodeError:
             continue
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import remora.messages
-from remora.messages import describe, wire
+from remora.messages import describe, node_wire, wire
 
 PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
 
@@ -33,8 +33,8 @@ def test_the_page_in_the_repository_is_the_one_that_the_code_makes():
 
 def test_every_module_with_messages_is_on_the_page_and_can_be_decoded():
     modules = modules_of_messages()
-    assert set(modules) == set(wire.MODULES)
-    assert {message for module in modules for message in module.MESSAGES} == set(wire.ALL_MESSAGES)
+    assert set(modules) == set(node_wire.MODULES)
+    assert {message for module in modules for message in module.MESSAGES} == set(node_wire.ALL_MESSAGES)
 
 
 def test_every_tagged_struct_is_in_the_messages_of_its_module():
@@ -43,14 +43,14 @@ def test_every_tagged_struct_is_in_the_messages_of_its_module():
 
 
 def test_no_tag_is_used_twice_and_none_is_in_the_range_of_another_module():
-    tags = [describe.tag_of(message) for message in wire.ALL_MESSAGES]
+    tags = [node_wire.tag_of(message) for message in node_wire.ALL_MESSAGES]
     assert len(set(tags)) == len(tags)
-    ranges = [sorted(describe.tag_of(message) for message in module.MESSAGES) for module in wire.MODULES]
+    ranges = [sorted(node_wire.tag_of(message) for message in module.MESSAGES) for module in node_wire.MODULES]
     for earlier, later in pairwise(ranges):
         assert earlier[-1] < later[0]
 
 
-@pytest.mark.parametrize("message", wire.ALL_MESSAGES, ids=lambda message: message.__name__)
+@pytest.mark.parametrize("message", node_wire.ALL_MESSAGES, ids=lambda message: message.__name__)
 def test_a_message_is_written_as_an_array_that_starts_with_its_tag(message):
     configuration = message.__struct_config__
     assert configuration.array_like

@@ -12,8 +12,8 @@ import pytest
 from remora.base.ids import ProcessId, make_object_id
 from remora.base.join_string import JoinString
 from remora.messages import copies, counting, inspection, leases, links, objects
+from remora.messages.node_wire import ALL_MESSAGES
 from remora.messages.session import WorkerOutput
-from remora.messages.wire import ALL_MESSAGES
 from remora.processes.daemon.head_link import HeadLink
 from remora.processes.node_start import NodeOptions, join_string_of, start_head_node
 from remora.system.handshake import connect_unix, receive_welcome, send_hello

@@ -18,6 +18,7 @@ from remora.base.credentials import ClusterCredentials
 from remora.base.ids import make_object_id
 from remora.messages import actors as a
 from remora.messages import head as m
+from remora.messages import key_value as k
 from remora.messages.inspection import GetNodes, Nodes
 from remora.processes.daemon.head_link import HeadLink, JoinError
 from remora.processes.head.keeper import HeadStartError
@@ -96,13 +97,13 @@ def test_a_killed_head_loses_nothing_that_was_acknowledged(rig: HeadRig) -> None
     job = one.start_job()
     actor = one.create("it", detached=True)
     alive = one.wait_state(actor, a.ALIVE)
-    put = m.KeyValueRequest(50, m.KEY_PUT, b"space", b"key", b"value", overwrite=False)
-    assert one.ask(put, m.KeyValueAnswer).count == 1
+    put = k.KeyValueRequest(50, k.KEY_PUT, b"space", b"key", b"value", overwrite=False)
+    assert one.ask(put, k.KeyValueAnswer).count == 1
     rig.restart_head()
     assert two.ask(a.GetActor(2, "it", "space"), a.ActorFound).actor == actor
     two.say(a.SubscribeActor(actor))
     assert two.wait_state(actor, a.ALIVE) == alive
-    assert two.ask(m.KeyValueRequest(3, m.KEY_GET, b"space", b"key"), m.KeyValueAnswer).value == b"value"
+    assert two.ask(k.KeyValueRequest(3, k.KEY_GET, b"space", b"key"), k.KeyValueAnswer).value == b"value"
     assert [each.job for each in two.ask(m.ListJobs(4), m.Jobs).jobs] == [job]
     third = rig.join()
     assert int.from_bytes(third.node, "big") == int.from_bytes(two.node, "big") + 1
@@ -114,15 +115,15 @@ def test_what_is_said_while_the_head_is_killed_again_and_again_is_done_once(rig:
     for round_ in range(3):
         requests = range(1000 * round_ + 1, 1000 * round_ + 200)
         for request in requests:
-            put = m.KeyValueRequest(request, m.KEY_PUT, b"n", b"%d" % request, b"v", overwrite=False)
+            put = k.KeyValueRequest(request, k.KEY_PUT, b"n", b"%d" % request, b"v", overwrite=False)
             node.say(put)
             if request % 50 == 0:
                 node.link.flush()
                 rig.turn(0)
         rig.kill_head()
-        rig.until(lambda: all(node.find(m.KeyValueAnswer, each) for each in requests), "an answer is missing")  # noqa: B023
-        assert all(node.find(m.KeyValueAnswer, request).count == 1 for request in requests)
-    answers = [each.request for each in node.messages if isinstance(each, m.KeyValueAnswer)]
+        rig.until(lambda: all(node.find(k.KeyValueAnswer, each) for each in requests), "an answer is missing")  # noqa: B023
+        assert all(node.find(k.KeyValueAnswer, request).count == 1 for request in requests)
+    answers = [each.request for each in node.messages if isinstance(each, k.KeyValueAnswer)]
     assert answers == sorted(set(answers)), "an answer came twice, or out of order"
 
 

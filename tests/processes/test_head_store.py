@@ -21,6 +21,7 @@ from remora.core.journal import Change
 from remora.core.membership import SILENCE_S
 from remora.messages import actors as a
 from remora.messages import head as m
+from remora.messages import key_value as k
 from remora.processes.head.commits import CommitPipeline
 from remora.processes.head.store import HeadStore, StoreError, store_url
 from remora.system.certificates import create_credentials
@@ -166,14 +167,14 @@ def test_a_database_that_is_away_holds_up_answers_and_kills_no_node(server: Serv
     try:
         one, two = rig.join(), rig.join()
         server.stop()
-        one.say(m.KeyValueRequest(1, m.KEY_PUT, b"n", b"key", b"value"))
+        one.say(k.KeyValueRequest(1, k.KEY_PUT, b"n", b"key", b"value"))
         until_s = monotonic() + SILENCE_S + 1
         rig.until(lambda: monotonic() > until_s, "time stands still")
-        assert one.find(m.KeyValueAnswer, 1) is None, "acknowledged, and not written"
+        assert one.find(k.KeyValueAnswer, 1) is None, "acknowledged, and not written"
         assert one.departed == two.departed == []
         server.start()
-        assert rig.until(lambda: one.find(m.KeyValueAnswer, 1), "no answer").count == 1
-        assert two.ask(m.KeyValueRequest(2, m.KEY_GET, b"n", b"key"), m.KeyValueAnswer).value == b"value"
+        assert rig.until(lambda: one.find(k.KeyValueAnswer, 1), "no answer").count == 1
+        assert two.ask(k.KeyValueRequest(2, k.KEY_GET, b"n", b"key"), k.KeyValueAnswer).value == b"value"
         assert not two.expelled
     finally:
         rig.close()

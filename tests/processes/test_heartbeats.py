@@ -11,7 +11,8 @@ import pytest
 
 from remora.base.credentials import ClusterCredentials
 from remora.messages.head import Heartbeat, HeartbeatAnswer, HeartbeatHello
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame, unpack_length
+from remora.messages.node_wire import decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame, unpack_length
 from remora.processes.daemon import heartbeats
 from remora.processes.daemon.heartbeats import HeartbeatThread
 
@@ -43,7 +44,7 @@ class Head:
 
 def read(sock: socket.socket) -> Any:
     (length,) = unpack_length(sock.recv(HEADER_SIZE_BYTES, socket.MSG_WAITALL))
-    (message,) = decode_body(sock.recv(length, socket.MSG_WAITALL))
+    (message,) = decode_node_body(sock.recv(length, socket.MSG_WAITALL))
     return message
 
 

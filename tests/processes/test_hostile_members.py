@@ -18,7 +18,8 @@ from remora.base.credentials import ClusterCredentials
 from remora.core.head import Head, Identity
 from remora.messages import head as m
 from remora.messages.links import ForProcess, StreamHello
-from remora.messages.wire import ALL_MESSAGES, encode_frame
+from remora.messages.node_wire import ALL_MESSAGES
+from remora.messages.wire import encode_frame
 from remora.processes.daemon.head_link import JoinError
 from remora.processes.daemon.heartbeats import HEAD_PROCESS
 from remora.processes.head.heartbeats import HeartbeatService

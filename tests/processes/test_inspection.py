@@ -9,7 +9,8 @@ import pytest
 
 from remora.base.ids import make_process_id, node_of
 from remora.messages import inspection as m
-from remora.messages.head import ActorReport, ActorStates, ListActorStates
+from remora.messages.head import ActorStates, ListActorStates
+from remora.messages.inspection import ActorReport
 from remora.messages.placement_groups import FindPlacementGroups, PlacementGroups
 from remora.processes.daemon.inspection import (
     HEAD_PATIENCE_S,

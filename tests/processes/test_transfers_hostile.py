@@ -16,8 +16,9 @@ from transfer_node import CLEAR, WRITER, TransferNode, TransferNodes, object_id,
 
 from remora.base.credentials import ClusterCredentials
 from remora.core import served_chunks
+from remora.messages.node_wire import ALL_MESSAGES
 from remora.messages.transfer import ANSWER_HEADER, CHUNK_FOLLOWS, DataHello, ReadChunks, WantedChunk
-from remora.messages.wire import ALL_MESSAGES, encode_frame
+from remora.messages.wire import encode_frame
 from remora.processes.daemon.transfer_serving import MAX_UNPROVED
 from remora.system.certificates import create_credentials
 from remora.system.network.data_socket import DataSocket, open_data_socket

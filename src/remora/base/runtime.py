@@ -242,7 +242,7 @@ class Runtime(Protocol):
     def key_value(
         self, operation: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool, by_prefix: bool
     ) -> KeyValueResult:
-        """One operation on the internal key-value store, ``KEY_PUT`` to ``KEY_LIST`` of the messages of the head."""
+        """One operation on the internal key-value store, ``KEY_PUT`` to ``KEY_LIST`` of its messages."""
         ...
 
     def address_info(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from remora.base.resources import Resources
-from remora.messages.head import ActorReport
 from remora.messages.inspection import (
+    ActorReport,
     NodeReport,
     ProcessStatus,
     SilentNode,

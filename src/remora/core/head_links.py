@@ -11,7 +11,8 @@ from remora.base.ids import short
 from remora.core.counted_link import CountedLink, Unit
 from remora.core.journal import Journal
 from remora.messages.head import Confirm
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame
+from remora.messages.node_wire import decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame
 
 LINK = "link"
 SAID = "said"
@@ -131,7 +132,7 @@ class HeadLinks:
         """Take over what was written down."""
         kept: dict[bytes, list[Unit]] = {}
         for key, value in sorted(said):
-            kept.setdefault(key[:4], []).append(tuple(decode_body(value[HEADER_SIZE_BYTES:])))
+            kept.setdefault(key[:4], []).append(tuple(decode_node_body(value[HEADER_SIZE_BYTES:])))
         for node, record in records.items():
             self._links[node] = CountedLink(record.received, record.said, kept.get(node, ()))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.core.head_groups import GROUP_MESSAGES
 from remora.core.head_reports import actor_reports, node_reports
-from remora.messages import actors, inspection
+from remora.messages import actors, inspection, key_value
 from remora.messages import head as m
 from remora.messages.placement_groups import CreatePlacementGroup
 
@@ -35,7 +35,7 @@ def handle(head: Head, process: bytes, job: bytes, message: Any, now_s: float) -
 
 def _answer(head: Head, message: Any) -> Any:
     kind = type(message)
-    if kind is m.KeyValueRequest:
+    if kind is key_value.KeyValueRequest:
         return head.key_value.answer(message)
     if kind is m.ListActorStates:
         return m.ActorStates(message.request, actor_reports(head.registry, head.placer))

@@ -9,8 +9,8 @@ from remora.core.actor_placement import ActorPlacer
 from remora.core.actor_registry import ActorRegistry
 from remora.core.membership import Membership
 from remora.messages.actors import ACTOR_STATE_NAMES
-from remora.messages.head import ActorReport, MemberView
-from remora.messages.inspection import NodeReport
+from remora.messages.head import MemberView
+from remora.messages.inspection import ActorReport, NodeReport
 
 
 def node_reports(membership: Membership) -> list[NodeReport]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from remora.core.journal import Journal, NoJournal
-from remora.messages.head import (
+from remora.messages.key_value import (
     KEY_DELETE,
     KEY_EXISTS,
     KEY_GET,

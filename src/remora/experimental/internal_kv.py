@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from remora.base import runtime
 from remora.base.runtime import KeyValueResult
-from remora.messages.head import KEY_DELETE, KEY_EXISTS, KEY_GET, KEY_LIST, KEY_PUT, MAX_KEY_BYTES
+from remora.messages.key_value import (
+    KEY_DELETE,
+    KEY_EXISTS,
+    KEY_GET,
+    KEY_LIST,
+    KEY_PUT,
+    MAX_KEY_BYTES,
+)
 
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The head keeps every value in memory, twice with its database: larger ones belong into the object store."""

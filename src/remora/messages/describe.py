@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from remora.base import configuration, object_ref
-from remora.messages import objects, session, wire
+from remora.messages import node_wire, objects, session, wire
+from remora.messages.node_wire import tag_of
 
 STATES = ("PENDING", "BORROWED", "INLINE", "STORED", "FAILED")
 """The numbers in ``Value.state``; a process uses more of them for itself."""
@@ -48,12 +49,19 @@ Ids are *bin*, made of big-endian unsigned 32-bit numbers: node id (4 bytes: nod
 task id (12: node, process, call), object id and actor id (16: node, process, call, item).
 
 ## The first exchange
-All sockets are Unix stream sockets in the session's directory: the daemon listens at `daemon`, worker number N at
-`worker-N`. The accepting side asks the kernel which user the peer is, and reads nothing of another user but root.
+The processes of a node meet at Unix stream sockets in the session's directory: the daemon listens at `daemon`, worker
+number N at `worker-N`. The accepting side asks the kernel which user the peer is, and reads nothing of another user
+but root.
 The side that connects sends `Hello`, protocol version {version}. The daemon answers a driver or a worker with `Welcome`
 or `Refused`; with `Welcome` come two descriptors (`SCM_RIGHTS`), the arena's memory file and the page of running calls.
 A worker answers nothing to a `Hello`. Daemon and zygote share a socket pair without a `Hello`; descriptors travel on it
 with the message that needs them.
+
+Nodes meet at one TCP port each; the head is behind the port of the node that started it. What connects says first, in
+32 bytes in the clear, which process it wants and what for (`remora/system/network/preface.py`); then, under TLS unless
+the cluster was started without, each side proves that it knows the cluster's secret. No frame is decoded before that.
+What the chapters links, copies, head and transfer list travels only between nodes; there the other messages travel too,
+`ForProcess` and `FromProcess` before them saying whose they are.
 """
 
 
@@ -66,7 +74,7 @@ def page() -> str:
     """The whole page, in Markdown."""
     lines = [HEAD.format(max_frame=f"{wire.MAX_FRAME_BYTES:,}", version=session.PROTOCOL_VERSION)]
     lines += _overview()
-    for module in wire.MODULES:
+    for module in node_wire.MODULES:
         lines += _chapter(module)
     lines += ["## Structs of other modules", ""]
     lines += _entry(configuration.WorkerConfiguration)
@@ -75,7 +83,7 @@ def page() -> str:
 
 def _overview() -> list[str]:
     lines = ["## All messages by tag", "", "| tags | about | messages |", "| --- | --- | --- |"]
-    for module in wire.MODULES:
+    for module in node_wire.MODULES:
         tags = [tag_of(message) for message in module.MESSAGES]
         names = ", ".join(f"{message.__name__} {tag}" for message, tag in zip(module.MESSAGES, tags))
         lines.append(f"| {min(tags)}-{max(tags)} | {_short_name(module)} | {names} |")
@@ -115,14 +123,6 @@ def _entry(struct: type[msgspec.Struct]) -> list[str]:
         lines += [f"| `{field.name}` | {_in_cell(_type_name(field.type))} | {_default(field)} |" for field in fields]
         lines.append("")
     return lines
-
-
-def tag_of(message: type[msgspec.Struct]) -> int:
-    """The number that a message starts with."""
-    tag = message.__struct_config__.tag
-    if not isinstance(tag, int):
-        raise TypeError(f"{message.__name__} has the tag {tag!r}: messages have numbers")
-    return tag
 
 
 def _type_name(kind: Any) -> str:

@@ -1,4 +1,4 @@
-"""Between the head and the nodes: who is in the cluster, what each node has, where actors live, jobs, key-value.
+"""Between the head and the nodes: who is in the cluster, what each node has, where actors live, jobs.
 
 A node has one stream to the head. Nearly everything on it is **counted**: each side numbers what it says from 1, keeps
 it until the other confirms it (``Confirm``), and says it again from there when the head was restarted (``Rejoin``). The
@@ -14,22 +14,8 @@ from __future__ import annotations
 
 import msgspec
 
+from remora.messages.inspection import ActorReport
 from remora.messages.session import JobEnvironment
-
-KEY_PUT = 0
-"""Set ``key`` to ``value``; an existing one stays unless ``overwrite``. ``count`` of the answer is 1 for a new key."""
-KEY_GET = 1
-"""Answered with ``value``, or ``count`` 0."""
-KEY_EXISTS = 2
-"""Answered with ``count`` 1 or 0."""
-KEY_DELETE = 3
-"""Remove ``key``, or all that begin with it when ``by_prefix``. Answered with their ``count``."""
-KEY_LIST = 4
-"""Answered with the ``keys`` that begin with ``key``, sorted."""
-
-
-MAX_KEY_BYTES = 2000
-"""Of a key with its namespace: PostgreSQL refuses a row with a much longer key, and all that is written with it."""
 
 
 class MemberView(msgspec.Struct, array_like=True, frozen=True):
@@ -264,31 +250,7 @@ class EndProcess(msgspec.Struct, array_like=True, tag=173, frozen=True):
     reason: str
 
 
-class KeyValueRequest(msgspec.Struct, array_like=True, tag=174, frozen=True):
-    """Process to daemon, daemon to head: one operation on the internal key-value store, ``KEY_PUT`` to ``KEY_LIST``.
-
-    Keys of different namespaces have nothing to do with each other.
-    """
-
-    request: int
-    operation: int
-    namespace: bytes
-    key: bytes
-    value: bytes = b""
-    overwrite: bool = True
-    by_prefix: bool = False
-
-
-class KeyValueAnswer(msgspec.Struct, array_like=True, tag=175, frozen=True):
-    """The answer; which fields mean something depends on the operation."""
-
-    request: int
-    count: int = 0
-    value: bytes = b""
-    keys: list[bytes] = []
-
-
-class ListJobs(msgspec.Struct, array_like=True, tag=176, frozen=True):
+class ListJobs(msgspec.Struct, array_like=True, tag=174, frozen=True):
     """Process to daemon, daemon to head: answered by ``Jobs``."""
 
     request: int
@@ -306,35 +268,20 @@ class JobReport(msgspec.Struct, array_like=True, frozen=True):
     cause: str = ""
 
 
-class Jobs(msgspec.Struct, array_like=True, tag=177, frozen=True):
+class Jobs(msgspec.Struct, array_like=True, tag=175, frozen=True):
     """Every job that runs, and those that ended last."""
 
     request: int
     jobs: list[JobReport]
 
 
-class ListActorStates(msgspec.Struct, array_like=True, tag=178, frozen=True):
+class ListActorStates(msgspec.Struct, array_like=True, tag=176, frozen=True):
     """Process to daemon, daemon to head: answered by ``ActorStates``."""
 
     request: int
 
 
-class ActorReport(msgspec.Struct, array_like=True, frozen=True):
-    """An actor that lives, or whose handles do. ``cause`` says why it restarted, is dead, or waits for a node."""
-
-    actor: bytes
-    job: bytes
-    class_name: str
-    name: str
-    namespace: str
-    state: str
-    worker: bytes
-    restarts: int
-    is_detached: bool
-    cause: str
-
-
-class ActorStates(msgspec.Struct, array_like=True, tag=179, frozen=True):
+class ActorStates(msgspec.Struct, array_like=True, tag=177, frozen=True):
     """The actors of all nodes."""
 
     request: int
@@ -366,8 +313,6 @@ MESSAGES = (
     KillProcess,
     ProcessEnded,
     EndProcess,
-    KeyValueRequest,
-    KeyValueAnswer,
     ListJobs,
     Jobs,
     ListActorStates,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import msgspec
 
-from remora.messages.head import ActorReport
 from remora.messages.placement_groups import PlacementGroupReport
 
 
@@ -201,6 +200,21 @@ class TransferReport(msgspec.Struct, array_like=True, frozen=True):
     in_flight_bytes: int
     sources: int
     readers: int
+
+
+class ActorReport(msgspec.Struct, array_like=True, frozen=True):
+    """An actor that lives, or whose handles do. ``cause`` says why it restarted, is dead, or waits for a node."""
+
+    actor: bytes
+    job: bytes
+    class_name: str
+    name: str
+    namespace: str
+    state: str
+    worker: bytes
+    restarts: int
+    is_detached: bool
+    cause: str
 
 
 class NodeStatus(msgspec.Struct, array_like=True, tag=109, frozen=True):

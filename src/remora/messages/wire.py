@@ -1,11 +1,15 @@
 """Frames: a little-endian 32-bit length, then a MessagePack array of messages.
 
 A frame holds a list, so that a burst of small calls costs one encoding, one system call and one decoding.
+
+Here is what travels within a node; :mod:`remora.messages.node_wire` adds what nodes tell each other. A decoder takes
+milliseconds to build, so a process that meets no other node builds none for their messages.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Union
 
@@ -15,17 +19,14 @@ from remora.messages import (
     actors,
     arena,
     children,
-    copies,
     counting,
-    head,
     inspection,
+    key_value,
     leases,
-    links,
     objects,
     placement_groups,
     session,
     tasks,
-    transfer,
 )
 
 MODULES: tuple[ModuleType, ...] = (
@@ -38,23 +39,15 @@ MODULES: tuple[ModuleType, ...] = (
     actors,
     inspection,
     children,
-    links,
-    copies,
-    head,
-    transfer,
     placement_groups,
+    key_value,
 )
-"""All that define messages, in the order of their tags."""
-
-ALL_MESSAGES: tuple[type[msgspec.Struct], ...] = tuple(message for module in MODULES for message in module.MESSAGES)
+"""Those with messages between the processes of one node, in the order of their tags."""
 
 HEADER_SIZE_BYTES = 4
 MAX_FRAME_BYTES = 1 << 30
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(
-    list[Union[ALL_MESSAGES]]  # type: ignore[valid-type] # noqa: UP007
-)
 _pack_length = struct.Struct("<I").pack_into
 unpack_length = struct.Struct("<I").unpack_from
 
@@ -67,13 +60,22 @@ def encode_frame(messages: list[Any]) -> bytearray:
     return frame
 
 
-def decode_body(body: memoryview | bytes | bytearray) -> list[Any]:
-    """The messages of one frame's body.
+def body_decoder(modules: tuple[ModuleType, ...]) -> Callable[[memoryview | bytes | bytearray], list[Any]]:
+    """A function that gives the messages of one frame's body, when they are of *modules*.
 
-    Raises:
-        msgspec.DecodeError: the bytes are not MessagePack, or no message of ours.
+    It raises ``msgspec.DecodeError`` when the bytes are not MessagePack, or no message of theirs.
     """
-    try:
-        return _decoder.decode(body)
-    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
-        raise msgspec.DecodeError(str(error)) from None
+    kinds = tuple(message for module in modules for message in module.MESSAGES)
+    decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Union[kinds]])  # type: ignore[valid-type] # noqa: UP007
+
+    def decode(body: memoryview | bytes | bytearray) -> list[Any]:
+        try:
+            return decoder.decode(body)
+        except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+            raise msgspec.DecodeError(str(error)) from None
+
+    return decode
+
+
+decode_body = body_decoder(MODULES)
+"""The messages of one frame's body from a process of this node; raises ``msgspec.DecodeError`` for anything else."""

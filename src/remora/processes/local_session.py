@@ -12,7 +12,7 @@ from remora.base.options import InitOptions
 from remora.base.resources import Resources
 from remora.base.runtime import ContextInformation, KeyValueResult, NodeInformation
 from remora.core.key_value import KeyValueTable
-from remora.messages.head import KeyValueRequest
+from remora.messages.key_value import KeyValueRequest
 from remora.processes.local_calls import running
 from remora.system.cpu_count import available_cpus
 

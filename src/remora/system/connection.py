@@ -54,6 +54,8 @@ class Connection:
         "unsent_bytes",
     )
 
+    decode = staticmethod(decode_body)
+    """What makes messages of a frame's body."""
     latency_s = 0.0
     """What a round trip takes on the network: none, between processes of one machine."""
 
@@ -214,7 +216,7 @@ class Connection:
                     return False
                 break
             try:
-                messages = decode_body(view[body : body + length])
+                messages = self.decode(view[body : body + length])
             except msgspec.MsgspecError as error:
                 self._end_of_file(ForeignFrameError(f"a frame of {length} bytes is no message of ours: {error}"))
                 return False

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from remora.base.ids import node_of
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame
+from remora.messages.node_wire import decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame
 
 HEAD = bytes(8)
 REPLIES = 1
@@ -170,7 +171,7 @@ class Network:
 
 def through_wire(unit: Unit) -> Unit:
     """The unit as the receiver decodes it."""
-    return tuple(decode_body(memoryview(encode_frame(list(unit)))[HEADER_SIZE_BYTES:]))
+    return tuple(decode_node_body(memoryview(encode_frame(list(unit)))[HEADER_SIZE_BYTES:]))
 
 
 def touches(line: Line, concern: bytes) -> bool:

@@ -13,8 +13,9 @@ from network_ends import NODE, OTHER, Node, connect, serve
 
 from remora.base.credentials import ClusterCredentials
 from remora.messages.links import StreamAck, StreamEnd, StreamHello
+from remora.messages.node_wire import ALL_MESSAGES
 from remora.messages.tasks import Done
-from remora.messages.wire import ALL_MESSAGES, encode_frame
+from remora.messages.wire import encode_frame
 from remora.system.network import acceptor
 from remora.system.network.data_socket import DataSocket, open_data_socket
 from remora.system.network.handshake_steps import NONCE_SIZE_BYTES, PROOF_SIZE_BYTES, accept_steps, open_steps

@@ -18,13 +18,13 @@ from network_ends import DEADLINE_S, NODE, End, Node, connect, serve
 from remora.base.credentials import ClusterCredentials
 from remora.messages.tasks import Done
 from remora.messages.wire import encode_frame
-from remora.system import connection
 from remora.system.certificates import create_credentials
 from remora.system.connection import RECEIVE_BUFFER_BYTES
 from remora.system.network import opener
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import Refusal, StreamRefused, refuse
 from remora.system.network.reliable_stream import ACK_FRAMES
+from remora.system.network.stream_link import StreamLink
 
 Nodes = tuple[Node, Node]
 
@@ -206,13 +206,13 @@ def test_nothing_is_decoded_before_the_secret_is_proved(
 ) -> None:
     left, right = nodes
     decoded: list[bytes] = []
-    decode = connection.decode_body
+    decode = StreamLink.decode
 
     def note(body: Any) -> list[Any]:
         decoded.append(bytes(body))
         return decode(body)
 
-    monkeypatch.setattr(connection, "decode_body", note)
+    monkeypatch.setattr(StreamLink, "decode", staticmethod(note))
     wrong = msgspec.structs.replace(credentials, secret=b"x" * 32)
     end = left.open(right.address, wrong)
     # An opener that does not wait: frames follow its wrong proof at once.
@@ -222,7 +222,7 @@ def test_nothing_is_decoded_before_the_secret_is_proved(
     serve(left.reactor, right.reactor, until=lambda: end.ends and impatient.ends and right.log.counts.total() == 2)
     assert decoded == []
     monkeypatch.undo()
-    monkeypatch.setattr(connection, "decode_body", note)
+    monkeypatch.setattr(StreamLink, "decode", staticmethod(note))
     connect(left, right)
     assert decoded, "the test does not see what is decoded"
 

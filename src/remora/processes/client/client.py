@@ -34,8 +34,8 @@ from remora.messages import arena as arena_messages
 from remora.messages import leases as lease_messages
 from remora.messages.arena import Writer
 from remora.messages.counting import Ack, Ping, PublishAck
-from remora.messages.head import KeyValueAnswer
 from remora.messages.inspection import DescribeYourself, Nodes
+from remora.messages.key_value import KeyValueAnswer
 from remora.messages.objects import CopiesReleased, HomeDied, ObjectValue, OfferValues, ReleaseCopies
 from remora.messages.session import SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck

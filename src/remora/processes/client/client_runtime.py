@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from remora.base.ids import process_of
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.base.runtime import Actor, ActorFound, ContextInformation, KeyValueResult, NodeInformation
-from remora.messages.head import KeyValueRequest
 from remora.messages.inspection import GetNodes, NodeReport
+from remora.messages.key_value import KeyValueRequest
 from remora.processes.client.client import Client
 from remora.processes.client.methods import ActorRecord
 from remora.processes.client.pending import PendingCall

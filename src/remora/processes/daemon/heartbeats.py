@@ -17,7 +17,8 @@ import msgspec
 
 from remora.base.credentials import ClusterCredentials
 from remora.messages.head import Heartbeat, HeartbeatAnswer, HeartbeatHello
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame, unpack_length
+from remora.messages.node_wire import decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame, unpack_length
 from remora.system.network.data_socket import open_data_socket
 from remora.system.network.preface import Purpose
 from remora.system.network.refusals import StreamRefused
@@ -122,7 +123,7 @@ def _read_answer(sock: socket.socket) -> HeartbeatAnswer:
     (length,) = unpack_length(_read_exactly(sock, HEADER_SIZE_BYTES))
     if length > MAX_ANSWER_BYTES:
         raise EOFError(f"an answer of {length} bytes")
-    messages: list[Any] = decode_body(_read_exactly(sock, length))
+    messages: list[Any] = decode_node_body(_read_exactly(sock, length))
     if len(messages) != 1 or not isinstance(messages[0], HeartbeatAnswer):
         raise EOFError(f"the head answered {messages!r}")
     return messages[0]

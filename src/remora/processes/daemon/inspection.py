@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from remora.base.ids import NodeId, daemon_of
 from remora.messages import inspection as m
 from remora.messages.actors import ACTOR_STATE_NAMES, DEAD
-from remora.messages.head import ActorReport, ActorStates, ListActorStates
+from remora.messages.head import ActorStates, ListActorStates
+from remora.messages.inspection import ActorReport
 from remora.messages.placement_groups import FindPlacementGroups, PlacementGroupReport, PlacementGroups
 from remora.processes.daemon.actors import ActorService
 from remora.processes.daemon.connected import ConnectedProcess

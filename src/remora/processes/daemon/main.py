@@ -19,7 +19,7 @@ from remora.core.counting.vocabulary import CountingError
 from remora.core.journal import Journal
 from remora.core.key_value import KeyValueTable
 from remora.messages import actors, arena, counting, inspection, leases, objects, placement_groups
-from remora.messages.head import KeyValueRequest
+from remora.messages.key_value import KeyValueRequest
 from remora.messages.session import Hello, JobEnvironment, Leaving, Refused, SessionEnded, StopNode, Welcome
 from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.daemon.actors import ActorService

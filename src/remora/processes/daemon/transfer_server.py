@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from remora.base.ids import short
 from remora.core.served_chunks import Found, ObjectKey, Wanted, answer_of
+from remora.messages.node_wire import decode_node_body
 from remora.messages.transfer import (
     ANSWER_HEADER,
     CHUNK_FOLLOWS,
@@ -21,7 +22,7 @@ from remora.messages.transfer import (
     DataHello,
     ReadChunks,
 )
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, unpack_length
+from remora.messages.wire import HEADER_SIZE_BYTES, unpack_length
 from remora.processes.daemon.transfer_arrivals import Arrivals
 from remora.system.transfer_io import (
     ArenaWindow,
@@ -245,4 +246,4 @@ def _read_frame(sock: socket.socket) -> list[Any]:
         raise ValueError(f"a request has {size_bytes} bytes")
     body = bytearray(size_bytes)
     receive_exactly(sock, memoryview(body))
-    return decode_body(body)
+    return decode_node_body(body)

@@ -17,7 +17,8 @@ from remora.base.credentials import ClusterCredentials
 from remora.base.ids import short
 from remora.core.head import Head
 from remora.messages.head import Heartbeat, HeartbeatAnswer, HeartbeatHello
-from remora.messages.wire import HEADER_SIZE_BYTES, decode_body, encode_frame, unpack_length
+from remora.messages.node_wire import decode_node_body
+from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame, unpack_length
 from remora.system.network.half_open import HalfOpenConnections
 from remora.system.network.handshake import Handshake
 from remora.system.network.handshake_steps import accept_steps
@@ -148,7 +149,7 @@ class HeartbeatConnection:
         end = HEADER_SIZE_BYTES + length
         if len(self._buffer) < end:
             return None
-        messages = decode_body(bytes(self._buffer[HEADER_SIZE_BYTES:end]))
+        messages = decode_node_body(bytes(self._buffer[HEADER_SIZE_BYTES:end]))
         del self._buffer[:end]
         return messages
 

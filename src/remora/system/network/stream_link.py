@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
+from remora.messages.node_wire import decode_node_body
 from remora.system.connection import Connection
 from remora.system.network.transports import Transport
 from remora.system.reactor import Reactor
@@ -15,6 +16,8 @@ class StreamLink(Connection):
     """A connection whose end of file can be told from a broken one. Its ``peer`` is the stream, once there is one."""
 
     __slots__ = ("transport",)
+
+    decode = staticmethod(decode_node_body)
 
     def __init__(
         self,
