@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -163,6 +165,29 @@ def test_nodes_are_listed_with_addresses_labels_and_the_head(session: Cluster) -
     assert [node["is_head_node"] for node in nodes] == [True, False]
     assert [node["labels"] for node in nodes] == [{}, {"zone": "b"}]
     assert {node["node_id"] for node in nodes} == {node["NodeID"] for node in remora.nodes()}
+
+
+PRINTING_DRIVER = """
+import remora, sys
+remora.init(address=sys.argv[1])
+
+@remora.remote(resources={"there": 0.001})
+def count():
+    for number in range(20_000):
+        print(number)
+
+remora.get(count.remote())
+"""
+
+
+def test_lines_of_a_worker_elsewhere_reach_a_driver_that_ends_with_its_task(two_nodes: Cluster) -> None:
+    program = [sys.executable, "-c", PRINTING_DRIVER, two_nodes.address]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    there = next(node.address for node in two_nodes.list_all_nodes() if "there" in node.resources)
+    prefix = re.compile(rf"\(count pid=\d+, node={re.escape(there)}\) ")
+    assert [int(prefix.sub("", line)) for line in lines] == list(range(20_000))
 
 
 def test_a_node_that_does_not_answer_is_named_with_how_long_and_what_to_do(two_nodes: Cluster) -> None:

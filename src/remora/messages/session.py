@@ -87,4 +87,35 @@ class StopNode(msgspec.Struct, array_like=True, tag=8, frozen=True):
     reason: str
 
 
-MESSAGES = (Hello, Welcome, Refused, Leaving, SessionEnded, JobEnvironment, WorkerOutput, StopNode)
+class FlushOutput(msgspec.Struct, array_like=True, tag=9, frozen=True):
+    """Driver to daemon, daemon to daemon: send what my workers have printed until now, then ``OutputFlushed``.
+
+    A result goes straight to the driver and may overtake the lines of its task, which go by way of the daemons.
+    """
+
+    request: int
+
+
+class OutputFlushed(msgspec.Struct, array_like=True, tag=10, frozen=True):
+    """The answer of one node, behind the lines themselves. ``has_more`` says that not all fitted: ask again.
+
+    The driver's own node says how many *others* it has asked, each of which answers too.
+    """
+
+    request: int
+    others: int = 0
+    has_more: bool = False
+
+
+MESSAGES = (
+    Hello,
+    Welcome,
+    Refused,
+    Leaving,
+    SessionEnded,
+    JobEnvironment,
+    WorkerOutput,
+    StopNode,
+    FlushOutput,
+    OutputFlushed,
+)

@@ -37,7 +37,7 @@ from remora.messages.counting import Ack, Ping, PublishAck
 from remora.messages.inspection import DescribeYourself, Nodes
 from remora.messages.key_value import KeyValueAnswer
 from remora.messages.objects import CopiesReleased, HomeDied, ObjectValue, OfferValues, ReleaseCopies
-from remora.messages.session import SessionEnded, Welcome, WorkerOutput
+from remora.messages.session import OutputFlushed, SessionEnded, Welcome, WorkerOutput
 from remora.messages.tasks import Close, ReplyAck
 from remora.processes.client.actors import ActorClient
 from remora.processes.client.arena import ArenaClient
@@ -114,7 +114,7 @@ class Client:
         """How the daemon ended, in words; a driver knows more, whose child it was."""
         self.on_message: Callable[[Any], bool] = lambda message: False
         """What a worker does with the daemon's messages that are only for workers."""
-        self.on_output: Callable[[WorkerOutput], None] = lambda message: None
+        self.on_output: Callable[[WorkerOutput | OutputFlushed], None] = lambda message: None
         self.running_calls: Callable[[], tuple[list[tuple[str, bytes]], int]] = lambda: ([], 0)
         """The names of the calls that run here, and how many wait here; a worker has some."""
         self.periodic: list[Callable[[float], float]] = []
@@ -244,7 +244,7 @@ class Client:
                 self.groups.on_message(message)
             elif kind is KeyValueAnswer or kind is Nodes:
                 self.answer(message.request, message)
-            elif kind is WorkerOutput:
+            elif kind is WorkerOutput or kind is OutputFlushed:
                 self.on_output(message)
             elif kind is SessionEnded:
                 if not self.on_message(message):

@@ -11,10 +11,11 @@ from typing import Any
 
 from remora.base.errors import InternalError, describe_exit
 from remora.base.options import InitOptions
-from remora.messages.session import JobEnvironment, Leaving, Welcome, WorkerOutput
+from remora.messages.session import JobEnvironment, Leaving, Welcome
 from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
+from remora.processes.client.output import OutputPrinter
 from remora.system.handshake import connect_unix, receive_welcome, send_hello
 from remora.system.interrupts import raise_or_defer
 from remora.system.launch import LaunchedNode
@@ -41,7 +42,7 @@ def join(node: LaunchedNode, options: InitOptions) -> DriverRuntime:
         raise
     client = _make_client(daemon, welcome, descriptors, options)
     client.describe_daemon_end = lambda: _describe_end(node)
-    return DriverRuntime(client, node)
+    return DriverRuntime(client, node, options.log_to_driver)
 
 
 def join_running(directory: str, options: InitOptions) -> DriverRuntime:
@@ -56,12 +57,11 @@ def join_running(directory: str, options: InitOptions) -> DriverRuntime:
         welcome, descriptors = receive_welcome(daemon)
     except (OSError, InternalError) as error:
         raise ConnectionError(f"the node in {directory} cannot be joined: {error}") from error
-    return DriverRuntime(_make_client(daemon, welcome, descriptors, options), None)
+    return DriverRuntime(_make_client(daemon, welcome, descriptors, options), None, options.log_to_driver)
 
 
 def _make_client(daemon: socket.socket, welcome: Welcome, descriptors: list[int], options: InitOptions) -> Client:
     client = Client(daemon, welcome, descriptors)
-    client.on_output = print_output
     client.late_publications.may_wait = not client.is_in_cluster
     if client.is_in_cluster:
         # Others use the same cluster: names of this job's actors are its own unless it wants them shared.
@@ -85,15 +85,26 @@ def _make_client(daemon: socket.socket, welcome: Welcome, descriptors: list[int]
 class DriverRuntime(ClientRuntime):
     """The runtime of a driver; *node* is the one that it has started, if it has."""
 
-    def __init__(self, client: Client, node: LaunchedNode | None) -> None:
+    def __init__(self, client: Client, node: LaunchedNode | None, shows_output: bool) -> None:
         super().__init__(client)
         self._node = node
+        self._output = OutputPrinter(client)
+        self._shows_output = shows_output
+        client.on_output = self._output.on_message
         self._handler = _install_interrupt_handler()
         ref_hooks.install(client)
         fork_guard.watch(client, node.close_in_child if node is not None else lambda: None)
 
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
+        client = self._client
+        try:
+            if self._shows_output and not client.ended:
+                self._output.flush()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
         client = self._client
         if not client.ended:
             client.send_to_daemon(Leaving())
@@ -111,17 +122,6 @@ def _describe_end(node: LaunchedNode) -> str:
     # Its socket is closed before it can be reaped.
     status = node.exit_status(DAEMON_END_TIMEOUT_S)
     return describe_exit(*status) if status is not None else "has closed its connection"
-
-
-def print_output(message: WorkerOutput) -> None:
-    """Show what a worker printed, each line with who printed it."""
-    stream = sys.stderr if message.is_error else sys.stdout
-    where = f", node={message.node_address}" if message.node_address else ""
-    prefix = f"({message.name} pid={message.pid}{where}) "
-    lines = [prefix + line.rstrip("\n") for line in message.lines]
-    if message.dropped_lines:
-        lines.insert(0, f"{prefix}[{message.dropped_lines} lines were dropped: printed faster than they are shown]")
-    print("\n".join(lines), file=stream, flush=True)
 
 
 def _install_interrupt_handler() -> Any:

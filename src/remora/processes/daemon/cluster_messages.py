@@ -23,7 +23,7 @@ from remora.messages.leases import (
 )
 from remora.messages.links import FromProcess, LeaseRejected, ProcessGone, StartJob
 from remora.messages.placement_groups import PlacementGroups, ReturnBundles
-from remora.messages.session import SessionEnded, WorkerOutput
+from remora.messages.session import FlushOutput, OutputFlushed, SessionEnded, WorkerOutput
 
 if TYPE_CHECKING:
     from remora.processes.daemon.cluster import ClusterService
@@ -82,9 +82,13 @@ class ClusterMessages:
 
     def on_message_from(self, node: NodeId, process: ProcessId, job: ProcessId, message: Any) -> None:
         """See :class:`~remora.processes.daemon.links.LinkHandler`."""
+        workers = self._cluster.daemon.workers
+        if node_of(process) == node and type(message) is FlushOutput:
+            has_more = workers.output.flush(process)
+            self._cluster.links.send_for(process, OutputFlushed(message.request, has_more=has_more))
+            return
         if node_of(process) != node or type(message) not in LEASE_REQUESTS:
             raise ValueError(f"node {short(node)} passed on {message!r} of process {short(process)}")
-        workers = self._cluster.daemon.workers
         workers.router.from_process(process, job, message, monotonic())
         workers.carry_out()
 
@@ -96,6 +100,8 @@ class ClusterMessages:
             workers.carry_out()
         elif type(message) is WorkerOutput:
             self._cluster.daemon.workers.output.pass_on(process, message)
+        elif type(message) is OutputFlushed:
+            self._cluster.daemon.processes.send(process, message)
         else:
             raise ValueError(f"node {short(node)} sent {message!r} for process {short(process)}")
 
@@ -124,6 +130,17 @@ class ClusterMessages:
         if job not in told and environment is not None:
             told.add(job)
             self._cluster.links.send(node, StartJob(job, environment))
+
+    def flush_output(self, driver: ProcessId, message: FlushOutput) -> int:
+        """Ask the nodes that this one is linked with for what they have of the driver's workers; how many were asked.
+
+        A node without a link has sent nothing yet, and would have to be connected with first.
+        """
+        nodes = self._cluster.links.linked_nodes()
+        for node in nodes:
+            self._cluster.links.send(node, FromProcess(driver, driver))
+            self._cluster.links.send(node, message)
+        return len(nodes)
 
     def forget_job(self, job: bytes) -> None:
         """The driver has ended, and every node forgets the job: a detached actor that asks for workers tells again."""

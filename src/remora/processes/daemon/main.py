@@ -20,7 +20,17 @@ from remora.core.journal import Journal
 from remora.core.key_value import KeyValueTable
 from remora.messages import actors, arena, counting, inspection, leases, objects, placement_groups
 from remora.messages.key_value import KeyValueRequest
-from remora.messages.session import Hello, JobEnvironment, Leaving, Refused, SessionEnded, StopNode, Welcome
+from remora.messages.session import (
+    FlushOutput,
+    Hello,
+    JobEnvironment,
+    Leaving,
+    OutputFlushed,
+    Refused,
+    SessionEnded,
+    StopNode,
+    Welcome,
+)
 from remora.messages.wire import MAX_FRAME_BYTES
 from remora.processes.daemon.actors import ActorService
 from remora.processes.daemon.connected import ConnectedProcess, ConnectedProcesses
@@ -306,6 +316,10 @@ class NodeDaemon:
             self.end(message.reason)
         elif kind is KeyValueRequest:
             self._on_key_value(connected, message)
+        elif kind is FlushOutput:
+            others = self.cluster.messages.flush_output(connected.process, message) if self.cluster is not None else 0
+            has_more = self.workers.output.flush(connected.process)
+            self.processes.send(connected.process, OutputFlushed(message.request, others, has_more))
         elif kind is Leaving:
             connected.is_leaving = True
         else:

@@ -83,12 +83,8 @@ class OutputForwarder:
             reader = WorkerOutputReader(descriptor)
             worker.readers.append(reader)
 
-            def on_readable(
-                mask: int, reader: WorkerOutputReader = reader, fd: int = descriptor, is_error: bool = is_error
-            ) -> None:
-                reader.on_readable()
-                if reader.ended:
-                    self._reactor.unregister(fd)
+            def on_readable(mask: int, reader: WorkerOutputReader = reader, is_error: bool = is_error) -> None:
+                self._read(reader)
                 self._forward(worker, reader, is_error)
 
             self._reactor.register(descriptor, on_readable)
@@ -105,6 +101,20 @@ class OutputForwarder:
             self._forward(worker, reader, is_error)
             reader.close()
 
+    def flush(self, job: bytes) -> bool:
+        """Pass on all that the job's workers have printed until now; whether some of it has to wait for the driver."""
+        has_more = False
+        for worker in self._workers.values():
+            if worker.job != job:
+                continue
+            for reader, is_error in zip(worker.readers, (False, True), strict=True):
+                if not reader.ended:
+                    self._read(reader)
+                reader.buffer.end_line()
+                self._forward(worker, reader, is_error)
+                has_more = has_more or reader.buffer.has_lines
+        return has_more
+
     def tick(self) -> None:
         """Pass on lines that were begun and not ended, such as a prompt, and what a slow driver left behind."""
         for worker in self._workers.values():
@@ -113,6 +123,11 @@ class OutputForwarder:
                     reader.buffer.end_line()
                 if reader.buffer.has_lines:
                     self._forward(worker, reader, is_error)
+
+    def _read(self, reader: WorkerOutputReader) -> None:
+        reader.on_readable()
+        if reader.ended:
+            self._reactor.unregister(reader.fileno())
 
     def _forward(self, worker: PrintingWorker, reader: WorkerOutputReader, is_error: bool) -> None:
         driver = self._processes.get(worker.job)
