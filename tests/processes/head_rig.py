@@ -24,6 +24,7 @@ from remora.system.network.socket_passing import pass_socket
 from remora.system.reactor import Reactor
 
 ENVIRONMENT = JobEnvironment([], "/", "main.py", "space")
+STORE_BYTES = 1 << 20
 
 
 class StandInNode:
@@ -157,7 +158,8 @@ class HeadRig:
     def join(self, cpus: int = 4, is_head_node: bool | None = None) -> StandInNode:
         node = StandInNode(self)
         first = not self.nodes if is_head_node is None else is_head_node
-        node.joined = node.link.join(f"127.0.0.1:{4000 + len(self.nodes)}", {"CPU": cpus * 10_000}, is_head_node=first)
+        address = f"127.0.0.1:{4000 + len(self.nodes)}"
+        node.joined = node.link.join(address, {"CPU": cpus * 10_000}, STORE_BYTES, is_head_node=first)
         self.nodes.append(node)
         return node
 

@@ -12,7 +12,7 @@ from time import monotonic
 
 import msgspec
 import pytest
-from head_rig import HeadRig
+from head_rig import STORE_BYTES, HeadRig
 
 from remora.base.credentials import ClusterCredentials
 from remora.base.ids import make_object_id
@@ -199,7 +199,7 @@ def test_a_node_of_a_head_that_is_away_for_good_stops_itself(rig: HeadRig, monke
 
 def test_a_load_is_told_to_all_nodes_and_decides_where_actors_go(rig: HeadRig) -> None:
     one, two = rig.join(cpus=1), rig.join(cpus=1)
-    one.link.tell_load({"CPU": 10_000}, {"CPU": 0}, 3)
+    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 0}, 3))
     rig.until(lambda: two.members[one.node].available == {"CPU": 0}, "the load is not told")
     assert two.members[one.node].queue_length == 3
     one.start_job()
@@ -210,13 +210,13 @@ def test_a_load_is_told_to_all_nodes_and_decides_where_actors_go(rig: HeadRig) -
 
 
 def test_a_hastened_load_does_not_wait_for_its_turn(rig: HeadRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remora.processes.daemon.head_link.LOAD_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("remora.core.load_reports.LOAD_INTERVAL_S", 1000.0)
     one, two = rig.join(cpus=1), rig.join(cpus=1)
-    one.link.tell_load({"CPU": 10_000}, {"CPU": 0})
+    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 0}))
     one.link.hasten_load()
     rig.until(lambda: two.members[one.node].available == {"CPU": 0}, "the load is not told")
     one.link.hasten_load()
-    one.link.tell_load({"CPU": 10_000}, {"CPU": 10_000})
+    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 10_000}))
     rig.until(lambda: two.members[one.node].available == {"CPU": 10_000}, "the load waits")
 
 
@@ -225,10 +225,12 @@ def test_all_nodes_are_listed_with_those_that_are_gone(rig: HeadRig) -> None:
     two.link.leave("done")
     rig.until(lambda: one.departed, "nobody hears of it")
     nodes = one.ask(GetNodes(1), Nodes).nodes
+    resources = {"CPU": 4.0, "object_store_memory": float(STORE_BYTES)}
     assert [(each.node, each.is_alive, each.resources, each.cause) for each in nodes] == [
-        (one.node, True, {"CPU": 4.0}, ""),
-        (two.node, False, {"CPU": 4.0}, "it left the cluster: done"),
+        (one.node, True, resources, ""),
+        (two.node, False, resources, "it left the cluster: done"),
     ]
+    assert [each.available for each in nodes] == [resources, {}]
 
 
 def test_the_head_ends_with_its_daemon(tmp_path: Path, credentials: ClusterCredentials) -> None:

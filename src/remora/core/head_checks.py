@@ -40,6 +40,7 @@ def check_join(message: m.JoinCluster) -> None:
     if not 0 < len(message.boot) <= MAX_BOOT_BYTES:
         raise ValueError("its daemon gave itself no name")
     check_amounts(message.total)
+    check_amounts({"bytes of the store": message.store_limit_bytes})
 
 
 def check_load(message: m.NodeLoad) -> None:
@@ -52,7 +53,7 @@ def check_load(message: m.NodeLoad) -> None:
     for shape, count in message.demand:
         check_amounts(shape)
         check_amounts({"count": count})
-    check_amounts({"queue length": message.queue_length})
+    check_amounts({"queue length": message.queue_length, "free bytes of the store": message.store_free_bytes})
 
 
 def check_node_message(node: bytes, message: Any, members: Iterable[bytes]) -> None:

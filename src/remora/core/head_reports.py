@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from remora.base.resources import Resources
 from remora.core.actor_placement import ActorPlacer
 from remora.core.actor_registry import ActorRegistry
 from remora.core.membership import Membership
+from remora.core.node_reports import node_report
 from remora.messages.actors import ACTOR_STATE_NAMES
-from remora.messages.head import MemberView
 from remora.messages.inspection import ActorReport, NodeReport
 
 
 def node_reports(membership: Membership) -> list[NodeReport]:
     """The members, then those that are gone."""
-    alive = [_node_report(view) for view in membership.views()]
+    alive = [node_report(view) for view in membership.views()]
     gone = [
-        _node_report(msgspec.structs.replace(record.view, available={}), record.departure.cause)
+        node_report(record.view, record.departure.cause)
         for record in membership.departed()
         if record.departure is not None
     ]
     return alive + gone
-
-
-def _node_report(view: MemberView, cause: str = "") -> NodeReport:
-    return NodeReport(
-        view.node,
-        not cause,
-        view.hostname,
-        view.address,
-        Resources(view.total).to_floats(),
-        Resources(view.available).to_floats(),
-        view.labels,
-        cause,
-        view.is_head_node,
-    )
 
 
 def actor_reports(registry: ActorRegistry, placer: ActorPlacer) -> list[ActorReport]:

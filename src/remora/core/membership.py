@@ -134,6 +134,8 @@ class Membership:
             available,
             message.labels,
             is_head_node=message.is_head_node,
+            store_limit_bytes=message.store_limit_bytes,
+            store_free_bytes=message.store_limit_bytes,
         )
         member = self._members[node] = Member(node, message.boot, view, now_s + SILENCE_S)
         self._by_boot[message.boot] = node
@@ -294,6 +296,7 @@ class Membership:
             available=message.available,
             queue_length=message.queue_length,
             demand=message.demand,
+            store_free_bytes=message.store_free_bytes,
         )
         if message.total != member.view.total:
             self._journal.touch(MEMBER, node)

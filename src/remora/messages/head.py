@@ -22,7 +22,7 @@ class MemberView(msgspec.Struct, array_like=True, frozen=True):
     """What all nodes know of one that lives. ``address`` is ``host:port`` of its daemon.
 
     ``queue_length`` counts the requests for workers that wait at the node; ``demand`` has their shapes, each with its
-    count.
+    count. How much of the store is free may have changed by a part since.
     """
 
     node: bytes
@@ -34,6 +34,8 @@ class MemberView(msgspec.Struct, array_like=True, frozen=True):
     queue_length: int = 0
     demand: list[tuple[dict[str, int], int]] = []
     is_head_node: bool = False
+    store_limit_bytes: int = 0
+    store_free_bytes: int = 0
 
 
 class Departure(msgspec.Struct, array_like=True, frozen=True):
@@ -64,6 +66,7 @@ class JoinCluster(msgspec.Struct, array_like=True, tag=150, frozen=True):
     total: dict[str, int]
     labels: dict[str, str] = {}
     is_head_node: bool = False
+    store_limit_bytes: int = 0
 
 
 class Joined(msgspec.Struct, array_like=True, tag=151, frozen=True):
@@ -126,6 +129,7 @@ class NodeLoad(msgspec.Struct, array_like=True, tag=158, frozen=True):
     available: dict[str, int]
     queue_length: int = 0
     demand: list[tuple[dict[str, int], int]] = []
+    store_free_bytes: int = 0
 
 
 class MembersChanged(msgspec.Struct, array_like=True, tag=159, frozen=True):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from remora.base.ids import NodeId, ProcessId, make_process_id
 from remora.core.counted_link import CountedLink, UnitReader
+from remora.core.load_reports import LoadReports
 from remora.messages import head as m
 from remora.messages.actors import ActorState
 from remora.messages.links import FromProcess
@@ -29,7 +30,7 @@ class SimulatedHeadLink:
         self._reader = UnitReader()
         self._known_processes: set[bytes] = set()
         self._departed: dict[bytes, m.Departure] = {}
-        self._load: m.NodeLoad | None = None
+        self._loads = LoadReports(0)
 
     # ------------------------------------------------------------------ what the daemon has to say
 
@@ -55,6 +56,7 @@ class SimulatedHeadLink:
     def placed(self, request: m.PlaceActor, worker: bytes, address: str, slot: int, gpu_ids: tuple[int, ...]) -> None:
         """This worker waits for ``ConstructActor``."""
         self._known_processes.add(worker)
+        self._loads.repeat()
         self._say(m.ActorPlaced(request.actor, request.attempt, worker, address, slot, gpu_ids))
 
     def rejected(self, request: m.PlaceActor, reason: str, is_final: bool = False) -> None:
@@ -70,10 +72,11 @@ class SimulatedHeadLink:
         self._say(m.LeaveCluster(reason))
 
     def tell_load(self, load: m.NodeLoad) -> None:
-        """What the node has, when that changed."""
-        if load != self._load and self.is_open:
-            self._load = load
-            self._network.send(self.node, HEAD, load)
+        """What the node has."""
+        self._loads.update(load)
+        told = self._loads.take(self._network.now_s) if self.is_open else None
+        if told is not None:
+            self._network.send(self.node, HEAD, told)
 
     def _say(self, *unit: Any) -> None:
         self.link.say(unit)
@@ -151,7 +154,7 @@ class SimulatedHeadLink:
         self.link.confirmed(message.received)
         for unit in self.link.unconfirmed_after(message.received):
             self._network.send(self.node, HEAD, *unit)
-        self._load = None
+        self._loads.repeat()
         for departure in message.departed:
             self._on_departure(departure)
         self._daemon.on_members(message.members)

@@ -17,6 +17,7 @@ from remora.base.join_string import JoinString
 from remora.base.network_address import join_address, split_address
 from remora.base.resources import Resources
 from remora.core.pulls import DEFAULT_LIMIT_BYTES
+from remora.messages.head import NodeLoad
 from remora.processes.daemon.cluster_actors import ClusterActorService
 from remora.processes.daemon.cluster_messages import ClusterMessages
 from remora.processes.daemon.connected import ConnectedProcesses
@@ -77,7 +78,13 @@ class ClusterService:
         self.nodes = KnownNodes()
         self.messages = ClusterMessages(self)
         self.head = HeadLink(reactor, self._join.address, self.credentials, self.messages)
-        joined = self.head.join(self.address, dict(total.units), configuration.labels, cluster.is_head)
+        joined = self.head.join(
+            self.address,
+            dict(total.units),
+            configuration.store_limit_bytes,
+            configuration.labels,
+            cluster.is_head,
+        )
         self.node = NodeId(joined.node)
         if not self.credentials.key_path and joined.key:
             folder = os.path.join(configuration.session_directory, CREDENTIALS_FOLDER)
@@ -162,7 +169,10 @@ class ClusterService:
             due_s = self.transfers.next_deadline_s
         workers = self.daemon.workers
         ledger, demand = workers.leases.ledger, workers.router.demand()
-        self.head.tell_load(ledger.total.units, ledger.free(), sum(count for _, count in demand), demand)
+        count = sum(count for _, count in demand)
+        free_bytes = self.daemon.objects.arena.space.free_bytes
+        # Copies: the ledger goes on changing its own.
+        self.head.tell_load(NodeLoad(dict(ledger.total.units), dict(ledger.free()), count, demand, free_bytes))
         self.links.flush()
         self.head.flush()
         return due_s if due_s is not None else now_s + LONGEST_TURN_S

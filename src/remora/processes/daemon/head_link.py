@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -20,6 +20,7 @@ from remora.base.ids import NODE_ID_SIZE_BYTES, ProcessId
 from remora.base.protocol_version import PROTOCOL_VERSION
 from remora.base.remora_error import RemoraError
 from remora.core.counted_link import CountedLink, Unit, UnitReader
+from remora.core.load_reports import LoadReports
 from remora.messages import head as m
 from remora.messages.links import FromProcess
 from remora.messages.session import JobEnvironment
@@ -35,7 +36,6 @@ MOST_REFUSALS = 3
 REOPEN_PAUSE_S = 0.1
 AWAY_LIMIT_S = 60.0
 """A node that has not reached the head for so long stops: its cluster is over."""
-LOAD_INTERVAL_S = 0.05
 
 LASTING_REFUSALS = frozenset(
     (
@@ -62,7 +62,7 @@ class HeadLink:
 
     Example:
         >>> link = HeadLink(reactor, "10.0.0.1:7000", credentials, daemon)
-        >>> joined = link.join("10.0.0.2:7001", total.units, labels={"zone": "a"})
+        >>> joined = link.join("10.0.0.2:7001", total.units, store_limit_bytes, labels={"zone": "a"})
         >>> link.job_started(driver, environment, pid, "python main.py")
         >>> link.flush()    # once in each turn of the loop
     """
@@ -93,9 +93,7 @@ class HeadLink:
         self._heartbeats: HeartbeatThread | None = None
         self._away_since_s: float | None = None
         self._must_confirm = False
-        self._load: m.NodeLoad | None = None
-        self._is_load_due = False
-        self._load_told_s = -LOAD_INTERVAL_S
+        self._loads = LoadReports(0)
         self._known_processes: set[bytes] = set()
         """Those that the head may know, so that their ends are told."""
         self._departed: set[bytes] = set()
@@ -110,6 +108,7 @@ class HeadLink:
         self,
         address: str,
         total: dict[str, int],
+        store_limit_bytes: int = 0,
         labels: dict[str, str] | None = None,
         is_head_node: bool = False,
         timeout_s: float = JOIN_TIMEOUT_S,
@@ -122,6 +121,7 @@ class HeadLink:
         Parameters:
             address: ``host:port`` at which other nodes reach this one.
             total: what this node has, in units.
+            store_limit_bytes: the most that its store may hold.
             is_head_node: whether the head runs beside this node's daemon.
 
         Raises:
@@ -138,7 +138,9 @@ class HeadLink:
             dict(total),
             labels or {},
             is_head_node,
+            store_limit_bytes,
         )
+        self._loads = LoadReports(store_limit_bytes)
         self._open()
         deadline_s = monotonic() + timeout_s
         while self._joined is None and self._failure is None:
@@ -214,7 +216,7 @@ class HeadLink:
         """This worker waits for the actor's ``ConstructActor``, which follows."""
         self._known_processes.add(worker)
         # What the head makes of this it may have heard already, as a smaller load: told again, it is right.
-        self._is_load_due = self._load is not None
+        self._loads.repeat()
         self._say(m.ActorPlaced(request.actor, request.attempt, worker, address, slot, gpu_ids))
 
     def rejected(self, request: m.PlaceActor, reason: str, is_final: bool = False) -> None:
@@ -229,28 +231,16 @@ class HeadLink:
         """The link to another node broke and cannot be made again, or works again."""
         self._say(m.PeerReachability(node, is_reachable, reason))
 
-    def tell_load(
-        self,
-        total: Mapping[str, int],
-        available: Mapping[str, int],
-        queue_length: int = 0,
-        demand: list[tuple[dict[str, int], int]] | None = None,
-    ) -> None:
-        """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms."""
-        known = self._load
-        if known is None or (known.total, known.available, known.queue_length, known.demand) != (
-            total,
-            available,
-            queue_length,
-            demand or [],
-        ):
-            # Copies: the caller goes on changing its own.
-            self._load = m.NodeLoad(dict(total), dict(available), queue_length, list(demand or []))
-            self._is_load_due = True
+    def tell_load(self, load: m.NodeLoad) -> None:
+        """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms.
+
+        The amounts in *load* must not change afterwards.
+        """
+        self._loads.update(load)
 
     def hasten_load(self) -> None:
         """What the node is about to have is what the head waits for: the next load leaves at once."""
-        self._load_told_s = -LOAD_INTERVAL_S
+        self._loads.hasten()
 
     def flush(self) -> None:
         """Write everything; to be called once in every turn of the loop, and at least every second.
@@ -263,8 +253,7 @@ class HeadLink:
         stream = self._stream
         if stream is None or not self._is_open:
             return
-        if self._is_load_due:
-            self._tell_load(stream)
+        self._tell_load(stream)
         if self._must_confirm:
             self._must_confirm = False
             stream.send(m.Confirm(self._link.received))
@@ -278,13 +267,11 @@ class HeadLink:
 
     def _tell_load(self, stream: Stream) -> None:
         now_s = monotonic()
-        wait_s = self._load_told_s + LOAD_INTERVAL_S - now_s
-        if wait_s <= 0:
-            self._is_load_due = False
-            self._load_told_s = now_s
-            stream.send(self._load)
-        else:
-            self._reactor.call_after(wait_s, self.flush)
+        load = self._loads.take(now_s)
+        if load is not None:
+            stream.send(load)
+        elif (due_s := self._loads.due_s()) is not None:
+            self._reactor.call_after(due_s - now_s, self.flush)
 
     def _say(self, *unit: Any) -> None:
         self._link.say(unit)
@@ -406,7 +393,7 @@ class HeadLink:
         for unit in self._link.unconfirmed_after(message.received):
             for part in unit:
                 self._stream.send(part)
-        self._is_load_due = self._load is not None
+        self._loads.repeat()
         self._tell_of(message.members, message.departed)
         self.flush()
 

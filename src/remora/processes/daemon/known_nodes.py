@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remora.base.ids import NodeId
-from remora.base.resources import UNITS_PER_ONE
+from remora.core.node_reports import node_report
 from remora.messages import head as h
 from remora.messages import inspection
 
@@ -43,31 +43,16 @@ class KnownNodes:
 
     def reports(self) -> list[inspection.NodeReport]:
         """What this node knows of all nodes, also of those that are members no more."""
-        alive = [
-            inspection.NodeReport(
-                member.node,
-                True,
-                member.hostname,
-                member.address,
-                _to_floats(member.total),
-                _to_floats(member.available),
-                member.labels,
-                is_head_node=member.is_head_node,
-            )
-            for member in self._members.values()
-        ]
+        alive = [node_report(member) for member in self._members.values()]
         return alive + [self._report_departed(departure) for departure in self.departures]
 
     def _report_departed(self, departure: h.Departure) -> inspection.NodeReport:
         member = self._departed_members.get(departure.node)  # None: it left before this node joined
-        hostname, address = (member.hostname, member.address) if member is not None else ("", "")
-        return inspection.NodeReport(departure.node, False, hostname, address, {}, {}, {}, departure.cause)
+        if member is None:
+            return inspection.NodeReport(departure.node, False, "", "", {}, {}, {}, departure.cause)
+        return node_report(member, departure.cause)
 
     def how_it_ended(self, departure: h.Departure) -> str:
         """For messages: which node it was, where, and why it is gone."""
         member = self._departed_members.get(departure.node)
         return f"{member.hostname} at {member.address}, {departure.cause}" if member is not None else departure.cause
-
-
-def _to_floats(units: dict[str, int]) -> dict[str, float]:
-    return {name: amount / UNITS_PER_ONE for name, amount in units.items()}

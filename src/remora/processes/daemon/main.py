@@ -67,6 +67,8 @@ def main(configuration: NodeConfiguration) -> None:
         SystemExit: the node could not join its cluster; the text is for the user.
     """
     reactor = Reactor()
+    if not configuration.store_limit_bytes:
+        configuration = msgspec.structs.replace(configuration, store_limit_bytes=default_limit_bytes())
     cluster = None
     if configuration.cluster is not None:
         cluster = _join_cluster(configuration, reactor)
@@ -114,7 +116,7 @@ class NodeDaemon:
         self.reactor = reactor
         self.cluster = cluster
         self.processes = ConnectedProcesses(configuration.node)
-        self.store_limit_bytes = configuration.store_limit_bytes or default_limit_bytes()
+        self.store_limit_bytes = configuration.store_limit_bytes
         self.slot_descriptor = create_slot_page()
         slots = SlotPage(os.dup(self.slot_descriptor))
         self.total = resources_of(configuration)

@@ -1,0 +1,27 @@
+"""What is shown of one node of a cluster, whoever is asked: the head, or a node that was told of it."""
+
+from __future__ import annotations
+
+from remora.base.resources import Resources
+from remora.messages.head import MemberView
+from remora.messages.inspection import NodeReport
+
+STORE_RESOURCE = "object_store_memory"
+"""Under this name the store is listed among the resources, as in Ray; nothing can ask for it."""
+
+
+def node_report(view: MemberView, cause: str = "") -> NodeReport:
+    """The member; *cause* says why it is none any more. The free part of its store is as it was last told."""
+    total, available = Resources(view.total).to_floats(), Resources(view.available).to_floats()
+    total[STORE_RESOURCE], available[STORE_RESOURCE] = float(view.store_limit_bytes), float(view.store_free_bytes)
+    return NodeReport(
+        view.node,
+        not cause,
+        view.hostname,
+        view.address,
+        total,
+        {} if cause else available,
+        view.labels,
+        cause,
+        view.is_head_node,
+    )
