@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_actors_have_name_state_pid_and_node(driver: InspectedDriver) -> None:
     assert actor["pid"] > 0
 
 
+def test_a_job_has_its_program_pid_and_times(driver: InspectedDriver) -> None:
+    (job,) = listed(driver, "jobs")
+    assert (job["status"], job["driver_pid"], job["end_time"]) == ("RUNNING", driver.facts["pid"], None)
+    assert job["entrypoint"] == str(driver.path)
+    assert job["driver_node_id"] == driver.facts["node"]
+    assert 0 < time.time() - job["start_time"] < 600
+
+
 def test_objects_have_size_place_and_line_the_largest_first(driver: InspectedDriver) -> None:
     array = listed(driver, "objects")[0]
     assert array["object_id"] == driver.facts["array"]
@@ -105,7 +114,7 @@ def test_placement_groups_have_their_bundles(driver: InspectedDriver) -> None:
     assert group["bundles"] == [{"resources": {"CPU": 0.001}, "node_id": driver.facts["node"]}]
 
 
-@pytest.mark.parametrize("kind", ["nodes", "tasks", "actors", "objects", "placement-groups"])
+@pytest.mark.parametrize("kind", ["nodes", "tasks", "actors", "jobs", "objects", "placement-groups"])
 def test_tables_fit_100_columns(driver: InspectedDriver, kind: str) -> None:
     result = driver.invoke("list", kind)
     assert result.exit_code == 0, result.output
@@ -113,6 +122,6 @@ def test_tables_fit_100_columns(driver: InspectedDriver, kind: str) -> None:
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are(driver: InspectedDriver) -> None:
-    result = driver.invoke("list", "jobs")
+    result = driver.invoke("list", "pods")
     assert result.exit_code == 2
     assert "placement-groups" in result.output

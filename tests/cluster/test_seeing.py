@@ -188,6 +188,9 @@ def test_lines_of_a_worker_elsewhere_reach_a_driver_that_ends_with_its_task(two_
     there = next(node.address for node in two_nodes.list_all_nodes() if "there" in node.resources)
     prefix = re.compile(rf"\(count pid=\d+, node={re.escape(there)}\) ")
     assert [int(prefix.sub("", line)) for line in lines] == list(range(20_000))
+    jobs = ask_until(lambda jobs: jobs[0]["status"] == "ENDED", two_nodes.worker_nodes[0], "list jobs")
+    assert jobs[0]["end_time"] > jobs[0]["start_time"]
+    assert jobs[0]["message"] == "its driver has ended"
 
 
 def test_a_node_that_does_not_answer_is_named_with_how_long_and_what_to_do(two_nodes: Cluster) -> None:

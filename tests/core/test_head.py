@@ -12,6 +12,7 @@ from remora.core.journal import Change
 from remora.messages import actors as a
 from remora.messages import head as m
 from remora.messages import placement_groups as g
+from remora.messages.inspection import Jobs, ListJobs
 from remora.messages.links import ForProcess, FromProcess
 from remora.messages.session import JobEnvironment
 
@@ -334,8 +335,8 @@ def test_a_job_that_ends_is_told_to_all_other_nodes_and_listed_with_its_times(cl
     cluster.now_s += 5
     cluster.say(one, m.JobEnded(job, "its driver ended"))
     assert cluster.take(two, m.JobEnded) == [m.JobEnded(job, "its driver ended")]
-    cluster.say(two, FromProcess(driver_of(two), b""), m.ListJobs(1))
-    (report,) = cluster.take(two, m.Jobs)[0].jobs
+    cluster.say(two, FromProcess(driver_of(two), b""), ListJobs(1))
+    (report,) = cluster.take(two, Jobs)[0].jobs
     assert report.ended_s - report.started_s == pytest.approx(5)
 
 

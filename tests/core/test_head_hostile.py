@@ -22,7 +22,7 @@ BY_PROCESSES = (
     *actors.MESSAGES,
     *placement_groups.MESSAGES,
     key_value.KeyValueRequest,
-    head.ListJobs,
+    inspection.ListJobs,
     head.ListActorStates,
     inspection.GetNodes,
 )

@@ -19,7 +19,7 @@ from remora.base.ids import make_object_id
 from remora.messages import actors as a
 from remora.messages import head as m
 from remora.messages import key_value as k
-from remora.messages.inspection import GetNodes, Nodes
+from remora.messages.inspection import GetNodes, Jobs, ListJobs, Nodes
 from remora.processes.daemon.head_link import HeadLink, JoinError
 from remora.processes.head.keeper import HeadStartError
 from remora.system.certificates import create_credentials
@@ -104,7 +104,7 @@ def test_a_killed_head_loses_nothing_that_was_acknowledged(rig: HeadRig) -> None
     two.say(a.SubscribeActor(actor))
     assert two.wait_state(actor, a.ALIVE) == alive
     assert two.ask(k.KeyValueRequest(3, k.KEY_GET, b"space", b"key"), k.KeyValueAnswer).value == b"value"
-    assert [each.job for each in two.ask(m.ListJobs(4), m.Jobs).jobs] == [job]
+    assert [each.job for each in two.ask(ListJobs(4), Jobs).jobs] == [job]
     third = rig.join()
     assert int.from_bytes(third.node, "big") == int.from_bytes(two.node, "big") + 1
 

@@ -1,7 +1,9 @@
-"""``remora list``: one table, or JSON, of nodes, tasks, actors, objects or placement groups."""
+"""``remora list``: one table, or JSON, of nodes, tasks, actors, jobs, objects or placement groups."""
 
 from __future__ import annotations
 
+from datetime import datetime
+from time import time
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from remora.cli.text import (
     describe_silent,
     format_amounts,
     format_bytes,
+    format_duration,
     format_labels,
     format_site,
     make_console,
@@ -28,6 +31,8 @@ from remora.messages.inspection import (
     GetNodes,
     InspectMemory,
     InspectStatus,
+    Jobs,
+    ListJobs,
     MemoryReport,
     Nodes,
     ProcessStatus,
@@ -163,6 +168,32 @@ def list_actors(session: SessionRecord, limit: int) -> Listing:
     return listing
 
 
+def list_jobs(session: SessionRecord, limit: int) -> Listing:
+    """Drivers that run, then those that ended, the last one first."""
+    listing = Listing("jobs", "id", "state", "node", ">pid", "program", "namespace", "began", ">took", "why")
+    reports = ask(session, ListJobs(1), Jobs).jobs
+    for job in sorted(reports, key=lambda job: (bool(job.ended_s), -job.ended_s, -job.started_s)):
+        state = "ENDED" if job.ended_s else "RUNNING"
+        node = node_of(job.job)
+        row = {
+            "job_id": job.job,
+            "type": "DRIVER",
+            "status": state,
+            "entrypoint": job.entrypoint,
+            "ray_namespace": job.namespace,
+            "driver_node_id": node,
+            "driver_pid": job.pid,
+            "start_time": job.started_s,
+            "end_time": job.ended_s or None,
+            "message": job.cause,
+        }
+        began = datetime.fromtimestamp(job.started_s).strftime("%Y-%m-%d %H:%M:%S")
+        took = format_duration((job.ended_s or time()) - job.started_s)
+        cells = (str(job.pid), job.entrypoint, job.namespace, began, took, job.cause)
+        listing.add(row, short(job.job), state, short(node), *cells)
+    return listing
+
+
 def list_objects(session: SessionRecord, limit: int) -> Listing:
     """Objects that another process may know of, the largest first."""
     memory = join_memory(ask(session, InspectMemory(limit), MemoryReport), limit)
@@ -223,6 +254,7 @@ KINDS = {
     "nodes": list_nodes,
     "tasks": list_tasks,
     "actors": list_actors,
+    "jobs": list_jobs,
     "objects": list_objects,
     "placement-groups": list_placement_groups,
 }
@@ -234,7 +266,7 @@ KINDS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; ids are hexadecimal, as in Python.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many to list.")
 def list_command(kind: str, session: str | None, as_json: bool, limit: int) -> None:
-    """List nodes, tasks, actors, objects or placement groups of a session, or of the cluster that it belongs to.
+    """List nodes, tasks, actors, jobs, objects or placement groups of a session, or of its cluster.
 
     Who does not answer in time is named on standard error, and what only he knows is missing.
     """

@@ -80,6 +80,16 @@ def format_need(amounts: dict[str, float]) -> str:
     return f"{text} of placement group {', '.join(groups)}"
 
 
+def format_duration(seconds: float) -> str:
+    """``0.4 s``, ``3 min 20 s``, ``26 h 5 min``."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def format_site(site: str) -> str:
     """A line of user code with a path relative to this directory, or to the home directory, if that is shorter."""
     path, separator, rest = site.partition(":")

@@ -39,8 +39,8 @@ def _answer(head: Head, message: Any) -> Any:
         return head.key_value.answer(message)
     if kind is m.ListActorStates:
         return m.ActorStates(message.request, actor_reports(head.registry, head.placer))
-    if kind is m.ListJobs:
-        return m.Jobs(message.request, head.jobs.reports())
+    if kind is inspection.ListJobs:
+        return inspection.Jobs(message.request, head.jobs.reports())
     if kind is inspection.GetNodes:
         return inspection.Nodes(message.request, node_reports(head.membership))
     raise ValueError(f"{kind.__name__} is nothing that a process says to the head")

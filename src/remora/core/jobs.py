@@ -8,7 +8,8 @@ import msgspec
 
 from remora.base.ids import short
 from remora.core.journal import Journal
-from remora.messages.head import JobReport, JobStarted
+from remora.messages.head import JobStarted
+from remora.messages.inspection import JobReport
 from remora.messages.session import JobEnvironment
 
 JOB = "job"

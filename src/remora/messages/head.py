@@ -254,38 +254,13 @@ class EndProcess(msgspec.Struct, array_like=True, tag=173, frozen=True):
     reason: str
 
 
-class ListJobs(msgspec.Struct, array_like=True, tag=174, frozen=True):
-    """Process to daemon, daemon to head: answered by ``Jobs``."""
-
-    request: int
-
-
-class JobReport(msgspec.Struct, array_like=True, frozen=True):
-    """A job that runs or ran. Times are seconds since 1970; ``ended_s`` is 0 while it runs."""
-
-    job: bytes
-    pid: int
-    namespace: str
-    entrypoint: str
-    started_s: float
-    ended_s: float = 0.0
-    cause: str = ""
-
-
-class Jobs(msgspec.Struct, array_like=True, tag=175, frozen=True):
-    """Every job that runs, and those that ended last."""
-
-    request: int
-    jobs: list[JobReport]
-
-
-class ListActorStates(msgspec.Struct, array_like=True, tag=176, frozen=True):
+class ListActorStates(msgspec.Struct, array_like=True, tag=174, frozen=True):
     """Process to daemon, daemon to head: answered by ``ActorStates``."""
 
     request: int
 
 
-class ActorStates(msgspec.Struct, array_like=True, tag=177, frozen=True):
+class ActorStates(msgspec.Struct, array_like=True, tag=175, frozen=True):
     """The actors of all nodes."""
 
     request: int
@@ -317,8 +292,6 @@ MESSAGES = (
     KillProcess,
     ProcessEnded,
     EndProcess,
-    ListJobs,
-    Jobs,
     ListActorStates,
     ActorStates,
 )

@@ -371,6 +371,31 @@ class MemoryReport(msgspec.Struct, array_like=True, tag=107, frozen=True):
     dead: list[NodeReport] = []
 
 
+class ListJobs(msgspec.Struct, array_like=True, tag=111, frozen=True):
+    """Inspector to daemon, and in a cluster from there to the head: answered by ``Jobs``."""
+
+    request: int
+
+
+class JobReport(msgspec.Struct, array_like=True, frozen=True):
+    """A job that runs or ran. Times are seconds since 1970; ``ended_s`` is 0 while it runs."""
+
+    job: bytes
+    pid: int
+    namespace: str
+    entrypoint: str
+    started_s: float
+    ended_s: float = 0.0
+    cause: str = ""
+
+
+class Jobs(msgspec.Struct, array_like=True, tag=112, frozen=True):
+    """Those that ended last, and every job that runs."""
+
+    request: int
+    jobs: list[JobReport]
+
+
 MESSAGES = (
     GetNodes,
     Nodes,
@@ -383,4 +408,6 @@ MESSAGES = (
     DescribeNode,
     NodeStatus,
     NodeMemory,
+    ListJobs,
+    Jobs,
 )

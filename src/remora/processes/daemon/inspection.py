@@ -88,10 +88,18 @@ class InspectionService:
             self._daemon.processes.send(connected.process, m.Nodes(message.request, self._node_reports()))
         elif isinstance(message, m.InspectStatus | m.InspectMemory):
             self._ask_head(ClusterQuestion(connected.process, message, now_s), now_s)
+        elif isinstance(message, m.ListJobs):
+            self._list_jobs(connected, message)
         elif isinstance(message, m.ProcessReport):
             self._own.on_report(connected.process, message, now_s)
         else:
             raise ValueError(f"{connected!r} sent {message!r}, which only a daemon says")
+
+    def _list_jobs(self, connected: ConnectedProcess, message: m.ListJobs) -> None:
+        if self._daemon.cluster is not None:
+            self._daemon.cluster.head.process_message(connected.process, connected.job, message)
+        else:
+            self._daemon.processes.send(connected.process, m.Jobs(message.request, self._daemon.jobs.reports()))
 
     def on_node_message(self, node: NodeId, message: Any, now_s: float) -> None:
         """A question of another node's daemon, or its part of an answer.

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import traceback
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,9 +16,11 @@ from remora.base.ids import NodeId, ProcessId
 from remora.base.resources import Resources
 from remora.core.arena_records import ArenaError
 from remora.core.counting.vocabulary import CountingError
+from remora.core.jobs import JobTable
 from remora.core.journal import Journal
 from remora.core.key_value import KeyValueTable
 from remora.messages import actors, arena, counting, inspection, leases, objects, placement_groups
+from remora.messages.head import JobStarted
 from remora.messages.key_value import KeyValueRequest
 from remora.messages.session import (
     FlushOutput,
@@ -142,6 +144,8 @@ class NodeDaemon:
         self._is_ending = False
         self._end_reason = ""
         self._key_value = KeyValueTable(Journal())
+        self.jobs = JobTable(Journal())
+        """Of a session alone: in a cluster the head knows them."""
         """That of a session alone; a cluster's is in its head."""
         self._is_shared = configuration.cluster is not None and configuration.cluster.is_shared
 
@@ -314,6 +318,8 @@ class NodeDaemon:
             self.workers.start_job(connected.process, message)
             if self.cluster is not None:
                 self.cluster.head.job_started(connected.process, message, connected.pid, message.main_file)
+            else:
+                self.jobs.started(JobStarted(connected.process, message, connected.pid, message.main_file), time())
         elif kind is StopNode:
             self.end(message.reason)
         elif kind is KeyValueRequest:
@@ -353,6 +359,7 @@ class NodeDaemon:
         if self.configuration.descriptors.driver >= 0 and not self._is_shared:
             self.end("the driver of this session has ended")
             return
+        self.jobs.ended(connected.process, "its driver has ended", time())
         self.actors.end_job(connected.process)
         self.groups.on_process_gone(connected.process)
         self.groups.job_ended(connected.process, now_s)
