@@ -170,18 +170,17 @@ def list_actors(session: SessionRecord, limit: int) -> Listing:
 
 def list_jobs(session: SessionRecord, limit: int) -> Listing:
     """Drivers that run, then those that ended, the last one first."""
-    listing = Listing("jobs", "id", "state", "node", ">pid", "program", "namespace", "began", ">took", "why")
+    listing = Listing("jobs", "id", "state", ">pid", "program", "began", ">took", "why")
     reports = ask(session, ListJobs(1), Jobs).jobs
     for job in sorted(reports, key=lambda job: (bool(job.ended_s), -job.ended_s, -job.started_s)):
         state = "ENDED" if job.ended_s else "RUNNING"
-        node = node_of(job.job)
         row = {
             "job_id": job.job,
             "type": "DRIVER",
             "status": state,
             "entrypoint": job.entrypoint,
             "ray_namespace": job.namespace,
-            "driver_node_id": node,
+            "driver_node_id": node_of(job.job),
             "driver_pid": job.pid,
             "start_time": job.started_s,
             "end_time": job.ended_s or None,
@@ -189,8 +188,7 @@ def list_jobs(session: SessionRecord, limit: int) -> Listing:
         }
         began = datetime.fromtimestamp(job.started_s).strftime("%Y-%m-%d %H:%M:%S")
         took = format_duration((job.ended_s or time()) - job.started_s)
-        cells = (str(job.pid), job.entrypoint, job.namespace, began, took, job.cause)
-        listing.add(row, short(job.job), state, short(node), *cells)
+        listing.add(row, short(job.job), state, str(job.pid), job.entrypoint, began, took, job.cause)
     return listing
 
 
