@@ -46,8 +46,17 @@ MODULES: tuple[ModuleType, ...] = (
 
 HEADER_SIZE_BYTES = 4
 MAX_FRAME_BYTES = 1 << 30
+MAX_FRAME_MESSAGES = 512
+"""Bounds, with the next, the time that one encoding holds the GIL."""
+FULL_FRAME_BYTES = 4 << 20
+"""A frame that has come to this size takes no more messages."""
+GROUP_MESSAGES = 32
+"""Messages that are encoded at a time, before the size is looked at: so many of the largest are far below a frame."""
+_ARRAY_HEADER_BYTES = 5
+_ARRAY_OF_32_BITS = 0xDD
 
 _encoder = msgspec.msgpack.Encoder()
+_pack_array_header = struct.Struct(">BI").pack_into
 _pack_length = struct.Struct("<I").pack_into
 unpack_length = struct.Struct("<I").unpack_from
 
@@ -58,6 +67,30 @@ def encode_frame(messages: list[Any]) -> bytearray:
     _encoder.encode_into(messages, frame, HEADER_SIZE_BYTES)
     _pack_length(frame, 0, len(frame) - HEADER_SIZE_BYTES)
     return frame
+
+
+def encode_batch(outgoing: list[Any]) -> tuple[bytearray, int]:
+    """One frame with the first of *outgoing*, and how many they are: not all when they are many, or large.
+
+    Other threads may append to the list meanwhile.
+    """
+    messages = outgoing[:MAX_FRAME_MESSAGES]
+    if len(messages) <= GROUP_MESSAGES:
+        return encode_frame(messages), len(messages)
+    frame = bytearray(HEADER_SIZE_BYTES + _ARRAY_HEADER_BYTES + 60 * len(messages))
+    end, count = HEADER_SIZE_BYTES + _ARRAY_HEADER_BYTES, 0
+    while count < len(messages) and end < FULL_FRAME_BYTES:
+        group = messages[count : count + GROUP_MESSAGES]
+        # Each group is an array of its own: its header lies over the end of the group before, which is put back.
+        header_bytes = 1 if len(group) < 16 else 3
+        covered = frame[end - header_bytes : end]
+        _encoder.encode_into(group, frame, end - header_bytes)
+        frame[end - header_bytes : end] = covered
+        end = len(frame)
+        count += len(group)
+    _pack_array_header(frame, HEADER_SIZE_BYTES, _ARRAY_OF_32_BITS, count)
+    _pack_length(frame, 0, end - HEADER_SIZE_BYTES)
+    return frame, count
 
 
 def body_decoder(modules: tuple[ModuleType, ...]) -> Callable[[memoryview | bytes | bytearray], list[Any]]:

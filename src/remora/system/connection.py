@@ -15,12 +15,10 @@ from typing import Any
 
 import msgspec
 
-from remora.messages.wire import HEADER_SIZE_BYTES, MAX_FRAME_BYTES, decode_body, encode_frame, unpack_length
+from remora.messages.wire import HEADER_SIZE_BYTES, MAX_FRAME_BYTES, decode_body, encode_batch, unpack_length
 from remora.system.reactor import WRITABLE, Reactor
 
 RECEIVE_BUFFER_BYTES = 256 * 1024
-BATCH_LIMIT = 512
-"""Messages per frame: bounds the time one encoding holds the GIL."""
 
 
 class ForeignFrameError(Exception):
@@ -109,9 +107,8 @@ class Connection:
                 if self.closed:
                     outgoing.clear()
                     return
-                messages = outgoing[:BATCH_LIMIT]
-                frame = encode_frame(messages)
-                del outgoing[: len(messages)]
+                frame, count = encode_batch(outgoing)
+                del outgoing[:count]
                 if self._backlog:
                     self._enqueue(memoryview(frame))
                     self._write_backlog()

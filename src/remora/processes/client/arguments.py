@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from remora.base.limits import INLINE_LIMIT_BYTES
+from remora.base.limits import INLINE_LIMIT_BYTES, MAX_INLINE_BYTES
 from remora.base.object_ref import BORROWED, FAILED, PENDING, STORED, ObjectRef
 from remora.base.options import is_retried
 from remora.core.wanted_values import TO_KNOW
@@ -109,9 +109,7 @@ class Arguments:
         with self._client.lock:
             for ref in record.top_level:
                 self._client.refs.publish(ref)
-            record.message.values = tuple(
-                [Argument(ref.id, Value(PENDING) if is_unknown(ref) else value_of(ref)) for ref in record.top_level]
-            )
+            record.message.values = values_of(record.top_level)
 
     def _complete(self, record: PendingCall) -> bool:
         """All top-level refs have values: put them into the message. False when one of them is an error."""
@@ -120,14 +118,15 @@ class Arguments:
                 self._client.values.fail(record.return_refs(), ref.data)
                 self._client.forget_call(record)
                 return False
+        values = values_of(record.top_level)
         with self._client.lock:
-            for ref in record.top_level:
-                if ref.state == STORED:
+            for ref, argument in zip(record.top_level, values, strict=True):
+                if ref.state == STORED or argument.value.state == PENDING:
                     self._client.refs.publish(ref)
                 for inner in ref.contents:
                     if type(inner) is ObjectRef:
                         self._client.refs.publish(inner)
-        record.message.values = values_of(record.top_level)
+        record.message.values = values
         return True
 
     def may_retry(self, record: PendingCall, error: Value) -> bool:
@@ -142,8 +141,20 @@ class Arguments:
 
 
 def values_of(refs: Iterable[ObjectRef[Any]]) -> tuple[Argument, ...]:
-    """What takes the places of top-level refs in a call that is sent now."""
-    return tuple([Argument(ref.id, value_of(ref)) for ref in refs])
+    """What takes the places of top-level refs in a call that is sent now.
+
+    What is not known yet, and what is too much for one message, is awaited by who runs the call.
+    """
+    arguments = [Argument(ref.id, Value(PENDING) if is_unknown(ref) else value_of(ref)) for ref in refs]
+    if len(arguments) * INLINE_LIMIT_BYTES > MAX_INLINE_BYTES:
+        room_bytes = MAX_INLINE_BYTES
+        for position, argument in enumerate(arguments):
+            size_bytes = len(argument.value.data)
+            if size_bytes <= room_bytes:
+                room_bytes -= size_bytes
+            else:
+                arguments[position] = Argument(argument.id, Value(PENDING))
+    return tuple(arguments)
 
 
 def without_places(arguments: Iterable[Argument]) -> tuple[Argument, ...]:

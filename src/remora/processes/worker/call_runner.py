@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base.builtin_methods import find_method
 from remora.base.errors import ActorDiedError, RemoraError, TaskCancelledError, WorkerCrashedError
 from remora.base.ids import ObjectId
-from remora.base.limits import INLINE_LIMIT_BYTES
+from remora.base.limits import INLINE_LIMIT_BYTES, MAX_INLINE_BYTES
 from remora.base.object_ref import BORROWED, FAILED, INLINE, PENDING, STORED, ObjectRef
 from remora.messages.objects import Location, Value
 from remora.messages.tasks import Argument, DefineFunction, Done, Reply, Task
@@ -157,20 +157,29 @@ class CallRunner:
                 resolve = {bytes(ref.id): ref for ref in self._client.refs.adopt(task.refs)}
         if not task.values and task.stored is None:
             return deserialize_arguments(task.arguments, (), resolve)
-        values = [self._load_argument(argument) for argument in task.values]
+        awaited = self._await_arguments(task)
+        values = [
+            next(awaited) if argument.value.state == PENDING else self._load_argument(argument)
+            for argument in task.values
+        ]
         data: bytes | memoryview = task.arguments
         if task.stored is not None:
             data = self._view(task.stored)
         return deserialize_arguments(data, values, resolve)
 
+    def _await_arguments(self, task: Task) -> Iterator[Any]:
+        """The values that did not travel with the call."""
+        ids = [argument.id for argument in task.values if argument.value.state == PENDING]
+        if not ids:
+            return iter(())
+        with self._client.lock:
+            refs = self._client.refs.adopt(ids)
+        return iter(self._client.values.get_many(refs, None))
+
     def _load_argument(self, argument: Argument) -> Any:
         value = argument.value
         if value.state == FAILED:
             raise deserialize_error(value.data)
-        if value.state == PENDING:
-            with self._client.lock:
-                (ref,) = self._client.refs.adopt([argument.id])
-            return self._client.values.get_one(ref, None)
         resolve = None
         if value.contents:
             with self._client.lock:
@@ -219,10 +228,12 @@ class CallRunner:
         returns: list[Value] = []
         stored: dict[ObjectId, Location] = {}
         contents: list[ObjectRef[Any]] = []
+        room_bytes = MAX_INLINE_BYTES
         try:
             for item, serialized in enumerate(results):
                 ids: list[bytes] = [ref.id for ref in serialized.refs]
-                if serialized.size_bytes <= INLINE_LIMIT_BYTES:
+                if serialized.size_bytes <= min(INLINE_LIMIT_BYTES, room_bytes):
+                    room_bytes -= serialized.size_bytes
                     returns.append(Value(INLINE, serialized.to_bytes(), None, ids))
                 else:
                     location = self._client.arena.store(serialized)

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from remora.base.ids import short
 from remora.messages.links import StreamAck, StreamEnd, StreamHello
-from remora.messages.wire import encode_frame
-from remora.system.connection import BATCH_LIMIT, Connection, ForeignFrameError
+from remora.messages.wire import encode_batch, encode_frame
+from remora.system.connection import Connection, ForeignFrameError
 from remora.system.network.refusals import StreamRefused
 from remora.system.network.stream_link import StreamLink
 from remora.system.reactor import Reactor
@@ -151,9 +151,8 @@ class Stream:
                 if self.closed:
                     outgoing.clear()
                     return
-                messages = outgoing[:BATCH_LIMIT]
-                frame = encode_frame(messages)
-                del outgoing[: len(messages)]
+                frame, count = encode_batch(outgoing)
+                del outgoing[:count]
                 self._kept.append(frame)
                 self._kept_bytes += len(frame)
                 link = self._link
