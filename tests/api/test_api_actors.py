@@ -365,5 +365,38 @@ def test_an_actor_class_can_be_passed() -> None:
     assert remora.get(use.remote(Counter.options(num_cpus=0))) == 2
 
 
+def test_a_class_whose_constructor_has_parameters_may_make_actors_of_its_own_class() -> None:
+    @remora.remote(num_cpus=0)
+    class Node:
+        def __init__(self, depth: int, *, step: int = 1) -> None:
+            self.depth = depth
+            self.step = step
+
+        def child(self) -> Any:
+            return Node.options(num_cpus=0).remote(self.depth + self.step)
+
+        def look(self, *, times: int = 1) -> int:
+            return self.depth * times
+
+    grandchild = remora.get(remora.get(Node.remote(5).child.remote()).child.remote())
+    assert remora.get(grandchild.look.remote(times=2)) == 14
+
+
+def test_the_option_name_is_the_name_of_a_method_call() -> None:
+    @remora.remote
+    class Speaker:
+        def name(self) -> Any:
+            return remora.get_runtime_context().get_task_name()
+
+        def fail(self) -> None:
+            raise ValueError("of this call")
+
+    speaker = Speaker.remote()
+    assert remora.get(speaker.name.options(name="greeting").remote()) == "greeting"
+    assert remora.get(speaker.name.remote()) == "name"
+    with pytest.raises(ValueError, match=r"^actor method greeting "):
+        remora.get(speaker.fail.options(name="greeting").remote())
+
+
 def test_a_handle_lists_its_methods() -> None:
     assert {"increment", "halves", "double"} <= set(dir(Counter.remote()))

@@ -241,6 +241,32 @@ def test_a_recursive_remote_function_survives_pickling_as_one_object() -> None:
     assert copied.function(0) is copied
 
 
+def test_a_function_with_keyword_defaults_may_call_itself() -> None:
+    @remora.remote(num_cpus=0)
+    def count_down(number: int, *, step: int = 1, calls: int = 0) -> int:
+        return calls if number <= 0 else remora.get(count_down.remote(number - step, calls=calls + 1))
+
+    assert remora.get(count_down.remote(3)) == 3
+    with pytest.raises(TypeError, match="missing a required argument: 'number'"):
+        count_down.remote()
+
+
+def test_the_option_name_is_the_name_of_the_call() -> None:
+    @remora.remote
+    def names() -> tuple[Any, Any]:
+        context = remora.get_runtime_context()
+        return context.get_task_name(), context.get_task_function_name()
+
+    @remora.remote(name="always")
+    def named() -> Any:
+        raise ValueError("of this call")
+
+    assert remora.get(names.remote()) == ("names", "names")
+    assert remora.get(names.options(name="stage 7").remote()) == ("stage 7", "names")
+    with pytest.raises(ValueError, match=r"^task always "):
+        remora.get(named.remote())
+
+
 def test_a_ref_survives_the_standard_pickle_within_the_session() -> None:
     ref = remora.put("value")
     assert remora.get(pickle.loads(pickle.dumps(ref))) == "value"

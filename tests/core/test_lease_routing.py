@@ -14,11 +14,13 @@ from remora.base.resources import Resources
 from remora.base.scheduling import IN, LabelCondition, Strategy
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable
 from remora.core.leases import PATIENCE_S
-from remora.core.routed_requests import RETRY_S
+from remora.core.routed_requests import RETRY_S, ToNode
+from remora.core.worker_pool import StopWorker
 from remora.messages.leases import (
     MAX_LEASES_ASKED,
     RUNNING_UNKNOWN,
     CancelRequest,
+    KillLeased,
     LeaseDelayed,
     LeaseGranted,
     ReclaimLease,
@@ -110,6 +112,38 @@ def test_a_worker_of_another_node_is_returned_there() -> None:
     cluster.run()
     assert cluster.nodes[node_id(2)].is_idle
     assert not list(cluster.nodes[node_id(1)].router.remote_leases())
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_holder_has_its_worker_killed_wherever_it_is_and_hears_of_its_end(place: int) -> None:
+    cluster = LeaseCluster(*((ONE, NOTHING) if place == 1 else (NOTHING, ONE)))
+    cluster.request(DRIVER)
+    cluster.run()
+    ((_, grant),) = cluster.take()
+    here, there = cluster.nodes[node_id(1)], cluster.nodes[node_id(place)]
+    here.router.kill(DRIVER, KillLeased(grant.lease), cluster.now_s)
+    effects = here.router.outbox
+    if place == 2:
+        (effect,) = [effect for effect in effects if isinstance(effect, ToNode)]
+        assert effect.node == node_id(2)
+        there.router.from_process(DRIVER, DRIVER, effect.message, cluster.now_s)
+    (stop,) = [effect for effect in there.router.outbox if isinstance(effect, StopWorker)]
+    assert (stop.process, stop.force) == (grant.worker, True)
+    assert [lease.number for lease in there.table.leases()] == [grant.lease], "until its death is reported"
+
+
+def test_nobody_has_the_worker_of_another_killed() -> None:
+    cluster = LeaseCluster(ONE)
+    cluster.request(DRIVER)
+    cluster.run()
+    ((_, grant),) = cluster.take()
+    router = cluster.nodes[node_id(1)].router
+    with pytest.raises(ValueError, match="wants the worker of"):
+        router.kill(driver(1, 2), KillLeased(grant.lease), cluster.now_s)
+    cluster.give_back(grant.lease)
+    cluster.run()
+    router.kill(DRIVER, KillLeased(grant.lease), cluster.now_s)
+    assert not router.outbox, "it was returned meanwhile"
 
 
 def test_room_that_was_returned_is_used_before_the_next_report() -> None:

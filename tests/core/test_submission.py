@@ -369,6 +369,8 @@ def test_a_queued_call_is_cancelled_without_a_trace_and_a_sent_one_names_its_wor
     assert rig.tasks.cancel(records[0]) is worker
     assert rig.tasks.cancel(records[2]) is None
     assert rig.tasks.cancel(records[1]) is None
+    assert rig.tasks.worker_of(records[0]) is worker, "when it is cancelled again"
+    assert rig.tasks.worker_of(records[1]) is None
     assert not rig.tasks.completed(worker, 1, QUICK_S)
     assert shape.queue.backlog() == len(shape.queue.waiting) == 0
     rig.tasks.validate()

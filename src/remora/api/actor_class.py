@@ -45,12 +45,16 @@ class ActorClass(Generic[T]):
         Raises:
             TypeError, ValueError: an option is wrong.
         """
+        self._set(cls, given, name_of(cls), parameters_of(cls))
+
+    def _set(self, cls: type[T], given: dict[str, Any], name: str, parameters: str) -> None:
         self.cls = cls
-        self.name = name_of(cls)
+        self.name = name
         self.given = given
         self.default_options = actor_options(given)
         self.record: Any = None
-        self.check = twin_of(parameters_of(cls))
+        self._parameters = parameters
+        self.check = twin_of(parameters)
         functools.update_wrapper(self, cls, updated=())
 
     @functools.cached_property
@@ -112,10 +116,11 @@ class ActorClass(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class goes into the state: its methods' globals may name this very object, which has to exist by then.
-        return ActorClass.__new__, (ActorClass,), (self.cls, self.given)
+        # So does what is made of the class: when it names this object, it is still an empty one when this is set up.
+        return ActorClass.__new__, (ActorClass,), (self.cls, self.given, self.name, self._parameters)
 
-    def __setstate__(self, state: tuple[type[T], dict[str, Any]]) -> None:
-        ActorClass.__init__(self, *state)
+    def __setstate__(self, state: tuple[type[T], dict[str, Any], str, str]) -> None:
+        self._set(*state)
 
 
 class ActorClassWithOptions(Generic[T]):

@@ -196,11 +196,14 @@ def create(shape: int | Sequence[int], dtype: DTypeLike = "float64") -> np.ndarr
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Ask that the task which makes *ref* ends. A get of the ref then raises ``TaskCancelledError``.
 
-    A task that has not started is dropped; a running one gets a ``KeyboardInterrupt``; a finished one is left alone.
+    A call that has not started is dropped; a running task gets a ``KeyboardInterrupt``, which it may catch to clean up;
+    a running method of an async actor gets an ``asyncio.CancelledError``. A running method of another actor goes on,
+    since its actor's state must not be left half changed: it may ask ``get_runtime_context().is_canceled()``. What has
+    ended is left alone.
 
     Parameters:
         ref: a ref that a remote call returned.
-        force: kill the worker that runs the task.
+        force: kill the worker that runs the task, whatever it does.
         recursive: cancel the tasks that the task has submitted, too.
 
     Raises:

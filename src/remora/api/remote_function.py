@@ -36,7 +36,17 @@ class RemoteFunction(Generic[P, R]):
     """
 
     # The __dict__ takes the function's name and docstring; what a call needs is in slots.
-    __slots__ = ("__dict__", "__weakref__", "check", "default_options", "function", "given", "name", "record")
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_parameters",
+        "check",
+        "default_options",
+        "function",
+        "given",
+        "name",
+        "record",
+    )
 
     def __init__(self, function: Callable[P, R], given: dict[str, Any]) -> None:
         """*given*: the options as the user wrote them.
@@ -44,13 +54,17 @@ class RemoteFunction(Generic[P, R]):
         Raises:
             TypeError, ValueError: an option is wrong, or the function is of a kind that cannot be a task.
         """
+        self._set(function, given, name_of(function), parameters_of(function))
+        _check_kind(function, self.name, self.default_options)
+
+    def _set(self, function: Callable[P, R], given: dict[str, Any], name: str, parameters: str) -> None:
         self.function = function
-        self.name = name_of(function)
+        self.name = name
         self.given = given
         self.default_options = task_options(given)
         self.record: Any = None
-        _check_kind(function, self.name, self.default_options)
-        self.check = twin_of(parameters_of(function))
+        self._parameters = parameters
+        self.check = twin_of(parameters)
         functools.update_wrapper(self, function)
 
     # Any argument may be a ref in place of the value: the first form tells the names, the second accepts that.
@@ -101,10 +115,11 @@ class RemoteFunction(Generic[P, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function goes into the state: its globals may name this very object, which has to exist by then.
-        return RemoteFunction.__new__, (RemoteFunction,), (self.function, self.given)
+        # So does what is made of the function: when it names this object, its defaults come after this is set up.
+        return RemoteFunction.__new__, (RemoteFunction,), (self.function, self.given, self.name, self._parameters)
 
-    def __setstate__(self, state: tuple[Callable[P, R], dict[str, Any]]) -> None:
-        RemoteFunction.__init__(self, *state)
+    def __setstate__(self, state: tuple[Callable[P, R], dict[str, Any], str, str]) -> None:
+        self._set(*state)
 
 
 class FunctionWithOptions(Generic[P, R]):

@@ -36,6 +36,7 @@ from remora.messages.leases import (
     MAX_LEASES_ASKED,
     RUNNING_UNKNOWN,
     CancelRequest,
+    KillLeased,
     LeaseBroken,
     LeaseDelayed,
     LeaseGranted,
@@ -138,6 +139,21 @@ class LeaseRouter:
             self._placer.improve_all(now_s)
         self.settle(now_s)
 
+    def kill(self, process: bytes, message: KillLeased, now_s: float) -> None:
+        """The holder wants the worker of a lease to end at once.
+
+        Raises:
+            ValueError: the lease is somebody else's.
+        """
+        record = self._processes.get(process)
+        held = record.leases.get(message.lease) if record is not None else None
+        if held is not None:
+            assert record is not None
+            self._placer.tell(held.node, record, message)
+        elif self._granted_by(process, message.lease) == self.node:
+            self.table.kill(process, message.lease)
+        self.settle(now_s)
+
     def process_gone(self, process: bytes, now_s: float) -> None:
         """A process of this node has ended, as a submitter: the table and the nodes that know it hear of that.
 
@@ -161,7 +177,7 @@ class LeaseRouter:
     # ------------------------------------------------------------------ other nodes
 
     def from_process(
-        self, process: bytes, job: bytes, message: RequestLease | CancelRequest | ReturnLease, now_s: float
+        self, process: bytes, job: bytes, message: RequestLease | CancelRequest | ReturnLease | KillLeased, now_s: float
     ) -> None:
         """What a process of another node wants of this one: ``FromProcess`` and the message.
 
@@ -189,6 +205,8 @@ class LeaseRouter:
             count = self.table.cancel(process, message.request, now_s)
             if count:
                 self._to_other_node(node_of(process), None, LeaseRejected(process, message.request, count))
+        elif isinstance(message, KillLeased):
+            self.table.kill(process, message.lease)
         else:
             self.table.returned(process, message.leases, now_s)
         self.settle(now_s)

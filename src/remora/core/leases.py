@@ -35,7 +35,7 @@ from remora.core.lease_fairness import QUANTUM_S, leases_to_reclaim, why_it_wait
 from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
 from remora.core.lease_waiting import WaitingRequest, waiting_requests
 from remora.core.resources_ledger import ResourcesLedger
-from remora.core.worker_pool import MAX_WORKERS, Key, PooledWorker, WorkerPool
+from remora.core.worker_pool import MAX_WORKERS, Key, PooledWorker, StopWorker, WorkerPool
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
 
 RECLAIM_EVERY_S = 0.01
@@ -183,6 +183,19 @@ class LeaseTable:
             if lease is not None and not lease.orphaned:
                 self._free_worker(lease, now_s)
         self._dispatch(now_s)
+
+    def kill(self, process: bytes, number: int) -> None:
+        """The holder wants the worker of a lease to end at once. Nothing happens when it has ended already.
+
+        Raises:
+            ValueError: the lease is somebody else's.
+        """
+        lease = self._leases.get(number)
+        if lease is None:
+            return
+        if lease.claim.requester.process != process:
+            raise ValueError(f"{short(process)} wants the worker of {lease!r} killed")
+        self.outbox.append(StopWorker(lease.worker.number, lease.worker.process, force=True))
 
     def blocked(self, process: bytes, now_s: float) -> None:
         """The worker waits for something: its CPUs are free, and its own requests come first."""

@@ -26,7 +26,7 @@ from remora.core.routed_requests import (
     ShapeKey,
     ToNode,
 )
-from remora.messages.leases import CancelRequest, LeaseDelayed, RequestFailed, RequestLease, ReturnLease
+from remora.messages.leases import CancelRequest, KillLeased, LeaseDelayed, RequestFailed, RequestLease, ReturnLease
 from remora.messages.links import FromProcess
 
 PATIENT_AFTER_S = 0.1
@@ -240,7 +240,9 @@ class RequestPlacer:
             now_s=now_s,
         )
 
-    def tell(self, node: bytes, process: ProcessRecord, message: RequestLease | CancelRequest | ReturnLease) -> None:
+    def tell(
+        self, node: bytes, process: ProcessRecord, message: RequestLease | CancelRequest | ReturnLease | KillLeased
+    ) -> None:
         """Say it to the node in the name of the process."""
         process.nodes[node] = None
         self._emit(ToNode(node, FromProcess(process.process, process.job), message))

@@ -140,18 +140,22 @@ class Submission(Generic[R]):
             self._spread(worker.queue)
         return retried, records
 
+    def worker_of(self, record: R) -> LeasedWorker[R] | None:
+        """The worker that was sent the record, which was submitted; None: it is queued here, or has ended."""
+        queue: TaskQueue[R] = record.shape.queue
+        return next((worker for worker in queue.workers.values() if record.call in worker.in_flight), None)
+
     def cancel(self, record: R) -> LeasedWorker[R] | None:
         """The worker that has the record, to be told; None: it was queued here and will not be sent.
 
-        The record must have been submitted and not have ended.
+        The record must have been submitted and not have ended, nor been cancelled here.
         """
-        queue: TaskQueue[R] = record.shape.queue
-        for worker in queue.workers.values():
-            if record.call in worker.in_flight:
-                return worker
-        queue.cancelled.add(record.call)
-        queue.drop_cancelled_front()
-        return None
+        worker = self.worker_of(record)
+        if worker is None:
+            queue: TaskQueue[R] = record.shape.queue
+            queue.cancelled.add(record.call)
+            queue.drop_cancelled_front()
+        return worker
 
     def granted(self, grant: LeaseGranted) -> tuple[LeasedWorker[R], Sequence[R]]:
         """A worker came: send it these records, in order, when it is connected.

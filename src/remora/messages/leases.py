@@ -27,6 +27,12 @@ RUNNING_UNKNOWN = b"\0"
 """``LeaseBroken.running`` when any task sent to the worker may have begun."""
 
 
+class KillLeased(msgspec.Struct, array_like=True, tag=59, frozen=True):
+    """Holder to daemon: end the worker, which a cancelled call does not let go of. ``LeaseBroken`` follows."""
+
+    lease: int
+
+
 class RequestLease(msgspec.Struct, array_like=True, tag=60, frozen=True):
     """Submitter to daemon: *count* more workers for tasks of this shape, each granted when there is room.
 
@@ -125,6 +131,7 @@ class LeaseEnded(msgspec.Struct, array_like=True, tag=69, frozen=True):
 
 
 MESSAGES = (
+    KillLeased,
     RequestLease,
     CancelRequest,
     LeaseGranted,

@@ -39,7 +39,7 @@ class Task(msgspec.Struct, array_like=True, tag=72, gc=False):
 
     ``arguments`` is the serialized ``(args, kwargs)``, empty when there are none; when it is large it is in the arena
     and ``stored`` says where. ``refs`` are the ids of the refs nested in it and of those that the function captured;
-    ``values`` take the places of top-level refs, in their order.
+    ``values`` take the places of top-level refs, in their order. ``name`` is empty when the call has its function's.
     """
 
     call: int
@@ -50,6 +50,7 @@ class Task(msgspec.Struct, array_like=True, tag=72, gc=False):
     values: tuple[Argument, ...] = ()
     stored: Argument | None = None
     attempt: int = 0
+    name: str = ""
 
 
 class Done(msgspec.Struct, array_like=True, tag=73, gc=False):

@@ -121,7 +121,7 @@ class Outcomes:
             self._exited(call, error)
             return
         is_actor = call.actor is not None
-        self.failed(call, serialize_error(error, function_name=call.function_name, pid=os.getpid(), is_actor=is_actor))
+        self.failed(call, serialize_error(error, function_name=call.task_name, pid=os.getpid(), is_actor=is_actor))
 
     def _exited(self, call: LocalCall, error: SystemExit) -> None:
         """Elsewhere it would have ended the worker, and an actor with it."""

@@ -54,7 +54,7 @@ class Arguments:
         nested = captured
         top_level: list[ObjectRef[Any]] = []
         if args or kwargs:
-            serialized, top_level = serialize_arguments(args, kwargs, function_name=record.function.name)
+            serialized, top_level = serialize_arguments(args, kwargs, function_name=record.name)
             if serialized.size_bytes <= INLINE_LIMIT_BYTES:
                 message.arguments = serialized.to_bytes()
                 if not top_level and not serialized.refs and not captured:

@@ -373,8 +373,8 @@ class Client:
         if record is None:
             return f"it is made by process {short(ref.id[:8])}"
         if record.top_level and any(inner.state < 2 for inner in record.top_level):
-            return f"{record.function.name!r} waits for its own arguments"
-        return f"{record.function.name!r} has not finished"
+            return f"{record.name!r} waits for its own arguments"
+        return f"{record.name!r} has not finished"
 
     def abandon_in_child(self) -> None:
         """In a forked child: close its copies of our descriptors, and change nothing that the parent shares."""

@@ -132,7 +132,7 @@ class _Submitted:
         for record in islice(records, self._max_calls - len(self.calls)):
             task = make_task_id(self._process, record.call)
             shown = "waits_for_arguments" if id(record) in self._unresolved else state
-            self.calls.append(CallReport(task, prefix + record.function.name, shown, record.message.attempt))
+            self.calls.append(CallReport(task, prefix + record.name, shown, record.message.attempt))
 
 
 def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:
@@ -142,7 +142,7 @@ def _lines_of_arguments(calls: list[PendingCall]) -> dict[bytes, str]:
         stored = record.message.stored
         refs = record.return_refs() if stored is not None else []
         if stored is not None and refs:
-            found[stored.id] = f"{describe_site(refs[0].site)} (arguments of {record.function.name})"
+            found[stored.id] = f"{describe_site(refs[0].site)} (arguments of {record.name})"
     return found
 
 

@@ -46,12 +46,13 @@ UNKNOWN_RETRIES = -2
 class MethodPlan:
     """What all calls of one method with the same options have in common; kept in the options' ``record``."""
 
-    __slots__ = ("num_returns", "number", "owner", "record", "retries", "retry_exceptions")
+    __slots__ = ("name", "num_returns", "number", "owner", "record", "retries", "retry_exceptions")
 
     def __init__(self, owner: MethodClient, record: FunctionRecord, options: MethodOptions) -> None:
         self.owner = owner
         self.record = record
         self.number = record.number
+        self.name = options.name
         self.num_returns = options.num_returns
         self.retries = options.max_task_retries
         self.retry_exceptions = options.retry_exceptions
@@ -129,6 +130,8 @@ class MethodClient:
         pending.returns = returns
         if plan.retry_exceptions:
             pending.retry_exceptions = plan.retry_exceptions
+        if plan.name:
+            pending.message.name = plan.name
         if (args or kwargs) and not self._client.arguments.attach(pending, args, kwargs, ()):
             self._submit_unready(record, pending)
         else:
@@ -322,17 +325,18 @@ class MethodClient:
             self._client.later(self._client.values.fail, pending.return_refs(), data)
 
     def _error_of(self, record: ActorRecord, pending: PendingCall, died: bool, cause: str) -> RemoraError:
+        name = pending.message.name or f"{record.class_name}.{pending.function.name}"
         if pending.is_cancelled:
-            return TaskCancelledError(f"call {record.class_name}.{pending.function.name} was cancelled")
+            return TaskCancelledError(f"call {name} was cancelled")
         if self._client.ended:
-            return LocalRayletDiedError(f"{record.class_name}.{pending.function.name} failed because {cause}")
+            return LocalRayletDiedError(f"{name} failed because {cause}")
         error_class = ActorDiedError if died else ActorUnavailableError
         if not died and not cause:
             what = "was out of reach: the connection to its worker broke while the call was under way"
         else:
             what = f"is dead: {cause}" if died else f"lost its worker while the call was under way: {cause}"
         return error_class(
-            f"{record.class_name}.{pending.function.name} failed: the actor {what}",
+            f"{name} failed: the actor {what}",
             actor_id=record.id,
             class_name=record.class_name,
         )

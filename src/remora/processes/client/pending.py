@@ -35,6 +35,11 @@ class PendingCall(msgspec.Struct, gc=False):
     is_cancelled: bool = False
     is_submitted: bool = False
 
+    @property
+    def name(self) -> str:
+        """What the user called the call, or its function's name."""
+        return self.message.name or str(self.function.name)
+
     def return_refs(self) -> list[ObjectRef[Any]]:
         """The refs to fill, as a list."""
         returns = self.returns

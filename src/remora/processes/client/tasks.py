@@ -29,6 +29,7 @@ from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
 from remora.messages.leases import (
     RUNNING_UNKNOWN,
+    KillLeased,
     LeaseBroken,
     LeaseDelayed,
     LeaseGranted,
@@ -55,6 +56,8 @@ _pack_pair = Struct(">II").pack
 
 EXPLANATION_TIMEOUT_S = 6.0
 """Longer than it takes to find a node dead by its silence."""
+FORCE_GRACE_S = 0.3
+"""How long a worker may take to end itself for a call that was cancelled by force."""
 
 
 class CallPlan:
@@ -63,7 +66,18 @@ class CallPlan:
     ``owner`` is the scope of the :class:`TaskClient` in which it was made.
     """
 
-    __slots__ = ("function", "num_returns", "number", "owner", "record", "refs", "retries", "retry_exceptions", "shape")
+    __slots__ = (
+        "function",
+        "name",
+        "num_returns",
+        "number",
+        "owner",
+        "record",
+        "refs",
+        "retries",
+        "retry_exceptions",
+        "shape",
+    )
 
     def __init__(
         self, owner: object, function: Function, record: FunctionRecord, shape: TaskShape, options: TaskOptions
@@ -73,6 +87,7 @@ class CallPlan:
         self.record = record
         self.number = record.number
         self.refs = record.refs
+        self.name = options.name
         self.shape = shape
         self.num_returns = options.num_returns
         self.retries = options.max_retries
@@ -96,6 +111,8 @@ class TaskClient:
         """Another one as soon as calls of this process go to another placement group."""
         self._broken: dict[int, LeaseBroken] = {}
         """Leases whose workers are dead, until their connections were read to the end."""
+        self._forced: dict[int, tuple[float, Worker, int]] = {}
+        """Workers that were asked to end with a cancelled call, by lease: until when they have time to."""
         self._unexplained: dict[int, tuple[float, Worker, Exception | None]] = {}
         """Leases whose connections have ended, until the daemon says why; and until when it is waited for."""
 
@@ -117,6 +134,8 @@ class TaskClient:
         record.returns = returns
         if plan.retry_exceptions:
             record.retry_exceptions = plan.retry_exceptions
+        if plan.name:
+            record.message.name = plan.name
         if (args or kwargs or plan.refs) and not self._client.arguments.attach(record, args, kwargs, plan.refs):
             self._client.arguments.when_resolved(record, self._dispatch)
             return returns
@@ -377,17 +396,20 @@ class TaskClient:
         """See :meth:`remora.base.runtime.Runtime.cancel`."""
         with self._lock:
             returns = record.return_refs()
-            if record.is_cancelled or (returns and all(ref.state >= FIRST_FINISHED for ref in returns)):
+            if returns and all(ref.state >= FIRST_FINISHED for ref in returns):
                 return  # it has ended meanwhile
+            find = self._submission.worker_of if record.is_cancelled else self._submission.cancel
             record.is_cancelled = True
             record.retries_left = 0
-            worker = self._submission.cancel(record) if record.is_submitted else None
+            worker = find(record) if record.is_submitted else None
             peer: Peer | None = worker.connection if worker is not None else None
             if peer is not None:
                 peer.outgoing.append(CancelTask(record.call, force, recursive))
                 self._peers.mark_dirty(peer)
+            if worker is not None and force:
+                self._forced[worker.lease] = (monotonic() + FORCE_GRACE_S, worker, record.call)
         if worker is None:
-            error = TaskCancelledError(f"task {record.function.name!r} was cancelled before it started")
+            error = TaskCancelledError(f"task {record.name!r} was cancelled before it started")
             self._client.values.fail(record.return_refs(), serialize_system_error(error))
         self._client.flush()
 
@@ -400,7 +422,7 @@ class TaskClient:
     @property
     def is_idle(self) -> bool:
         """Whether :meth:`tick` would have nothing to do until something happens."""
-        return self._submission.is_idle and not self._unexplained
+        return self._submission.is_idle and not self._unexplained and not self._forced
 
     def has_unanswered_requests(self) -> bool:
         """Whether tasks of this process wait for a lease."""
@@ -411,6 +433,8 @@ class TaskClient:
         self._submission.tick(now_s)
         if self._unexplained:
             self._give_up_waiting(now_s)
+        if self._forced:
+            self._kill_stubborn(now_s)
         if self._submission.outbox:
             self._carry_out()
 
@@ -424,6 +448,15 @@ class TaskClient:
                 self._broken[lease] = LeaseBroken(lease, worker.process, cause, RUNNING_UNKNOWN)
                 self._end_worker(worker)
                 self._client.send_to_daemon(ReturnLease([lease]))
+
+    def _kill_stubborn(self, now_s: float) -> None:
+        """A worker in which code of C runs, and never lets another thread run, cannot obey: its daemon ends it."""
+        for lease, (deadline_s, worker, call) in list(self._forced.items()):
+            has_ended = call not in worker.in_flight or lease in self._broken
+            if has_ended or now_s >= deadline_s:
+                del self._forced[lease]
+            if not has_ended and now_s >= deadline_s:
+                self._client.send_to_daemon(KillLeased(lease))
 
     def abandon(self, cause: str) -> None:
         """The session is over: every task fails."""
@@ -468,7 +501,7 @@ class TaskClient:
 
     def _fail(self, effect: Fail, error_class: type[RemoraError]) -> None:
         record: PendingCall = effect.record
-        name = record.function.name
+        name = record.name
         error: RemoraError = error_class(f"task {name!r} failed because {effect.cause}")
         if record.is_cancelled:
             error = TaskCancelledError(f"task {name!r} was cancelled")

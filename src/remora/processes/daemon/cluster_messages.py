@@ -13,6 +13,7 @@ from remora.messages import head as h
 from remora.messages.actors import ActorState
 from remora.messages.leases import (
     CancelRequest,
+    KillLeased,
     LeaseBroken,
     LeaseDelayed,
     LeaseGranted,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from remora.processes.daemon.cluster import ClusterService
 
 COUNTING_MESSAGES = frozenset((*counting.MESSAGES, *copies.MESSAGES, *objects.MESSAGES))
-LEASE_REQUESTS = frozenset((RequestLease, CancelRequest, ReturnLease))
+LEASE_REQUESTS = frozenset((RequestLease, CancelRequest, ReturnLease, KillLeased))
 LEASE_ANSWERS = frozenset((LeaseGranted, LeaseDelayed, RequestFailed, LeaseBroken, ReclaimLease))
 INSPECTION_MESSAGES = frozenset(inspection.MESSAGES)
 

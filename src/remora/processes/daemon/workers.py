@@ -27,6 +27,8 @@ from remora.processes.zygote_client import ZygoteClient, ZygoteEnded
 from remora.system.reactor import Reactor
 from remora.system.slot_page import SLOT_COUNT, SlotPage
 
+EXIT_GRACE_S = 5.0
+"""How long the exit handlers of a worker that leaves may take."""
 PRELOADED_MODULES = ["remora.processes.worker.main"]
 
 
@@ -98,6 +100,8 @@ class WorkerService:
             self.router.request(process, connected.job, message, now_s=now_s)
         elif kind is m.ReturnLease:
             self.router.returned(process, message.leases, now_s)
+        elif kind is m.KillLeased:
+            self.router.kill(process, message, now_s)
         elif kind is m.CancelRequest:
             self.router.cancel(process, message.request, now_s)
         elif kind is m.WorkerState:
@@ -199,8 +203,16 @@ class WorkerService:
             self.output.set_name(worker.number, name)
 
     def connection_lost(self, connected: ConnectedProcess) -> None:
-        """A worker without its daemon is of no use; how it ended is told by the zygote."""
-        self._zygote.kill(connected.worker_number)
+        """A worker without its daemon is of no use, but one that leaves may end itself; the zygote tells how."""
+        number = connected.worker_number
+        if connected.is_leaving:
+            self._reactor.call_after(EXIT_GRACE_S, lambda: self._kill_late(number))
+        else:
+            self._zygote.kill(number)
+
+    def _kill_late(self, number: int) -> None:
+        if number in self._workers:
+            self._zygote.kill(number)
 
     def tick(self, now_s: float) -> None:
         """Periodic decisions of the lease table."""

@@ -152,7 +152,7 @@ class AsyncExecutor:
                 result = await result
             results = self._runner.serialize_result(submitter, task, result)
         except asyncio.CancelledError:
-            cancelled = TaskCancelledError(f"call {submitter.name_of(task.function)!r} was cancelled")
+            cancelled = TaskCancelledError(f"call {submitter.call_name(task)!r} was cancelled")
             error_data, exit_code = self._runner.describe_failure(submitter, task, cancelled)
         except BaseException as error:  # noqa: BLE001 - the code of a user may raise anything
             error_data, exit_code = self._runner.describe_failure(submitter, task, error)

@@ -26,7 +26,7 @@ from remora.serialization import (
     serialize_error,
     serialize_system_error,
 )
-from remora.system.interrupts import interruptible
+from remora.system.interrupts import interruptible, pending
 from remora.system.process_control import end_process
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class WorkerExit(BaseException):
 
 class ActorExit(BaseException):
     """Raised by ``exit_actor`` inside a method."""
+
+
+class CallInterrupted(KeyboardInterrupt):
+    """Raised in the code of a task that was cancelled: what ``except Exception`` lets through, as Ctrl-C."""
 
 
 class CallRunner:
@@ -252,12 +256,14 @@ class CallRunner:
         """The error as data, and the exit code if it asks the process to end."""
         if self.is_forked_copy:
             _end_forked_copy(error)
-        name = submitter.name_of(task.function)
-        if self.class_name:
+        name = submitter.call_name(task)
+        if self.class_name and not task.name:
             name = f"{self.class_name}.{name}"
         if isinstance(error, ActorExit):
             died = ActorDiedError(f"the actor left by itself: {name} called exit_actor()")
             return serialize_system_error(died), 0
+        if isinstance(error, CallInterrupted):
+            error = TaskCancelledError(f"{name!r} was cancelled while it ran")
         if isinstance(error, TaskCancelledError):
             return serialize_system_error(error), None
         exit_code = exit_code_of(error)
@@ -303,6 +309,8 @@ class CallRunner:
 @interruptible
 def call_user(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call code of the user's; the one place from which a signal may raise into it."""
+    if pending:  # it was cancelled while its function or arguments were loaded
+        raise pending.pop()
     return function(*args, **kwargs)
 
 

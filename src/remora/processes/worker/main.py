@@ -26,7 +26,7 @@ from remora.processes.client import fork_guard, ref_hooks
 from remora.processes.client.arguments import listed_ids
 from remora.processes.client.client import Client
 from remora.processes.worker.actor import construct_actor
-from remora.processes.worker.call_runner import CallRunner, WorkerExit
+from remora.processes.worker.call_runner import CallRunner, WorkerExit, call_user
 from remora.processes.worker.cancellation import cancel_call, install_cancel_handler
 from remora.processes.worker.context import ActorContext
 from remora.processes.worker.serial_executor import SerialExecutor
@@ -122,8 +122,14 @@ class Worker:
             construct_actor(self, message)
 
     def leave(self) -> None:
-        """Write what is unwritten, say goodbye, close."""
+        """Let an actor clean up, write what is unwritten, say goodbye, close."""
         client = self.client
+        clean_up = getattr(self.runner.instance, "__ray_shutdown__", None)
+        if clean_up is not None and not client.ended:
+            try:
+                call_user(clean_up, (), {})
+            except BaseException:  # noqa: BLE001 - code of the user's, and nobody waits for its result
+                traceback.print_exc()
         client.flush()
         for connection in client.submitters.values():
             connection.flush()
@@ -299,8 +305,7 @@ class Worker:
     def _running_calls(self) -> tuple[list[tuple[str, bytes]], int]:
         running, waiting = self.executor.calls()
         names: list[tuple[str, bytes]] = [
-            (submitter.name_of(task.function), make_task_id(submitter.process, task.call))
-            for submitter, task in running
+            (submitter.call_name(task), make_task_id(submitter.process, task.call)) for submitter, task in running
         ]
         return names, waiting
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from remora.base.ids import ProcessId, short
-from remora.messages.tasks import DefineFunction, DefineMethod
+from remora.messages.tasks import DefineFunction, DefineMethod, Task
 from remora.system.connection import Connection
 
 
@@ -29,6 +29,10 @@ class Submitter:
     def name_of(self, function: int) -> str:
         """The function's name, for people."""
         return self.definitions[function].name
+
+    def call_name(self, task: Task) -> str:
+        """What the user called the call, or its function's name."""
+        return task.name or self.definitions[task.function].name
 
     def __repr__(self) -> str:
         return f"<Submitter {short(self.process)}: {len(self.definitions)} functions>"

@@ -51,13 +51,6 @@ class ThreadedExecutor:
         """The calls that have not begun."""
         return list(self._queue)
 
-    def thread_of(self, submitter: Submitter, call: int) -> int | None:
-        """The thread that runs this call now."""
-        for thread, current in list(self._running.items()):
-            if current[0] is submitter and current[1].call == call:
-                return thread
-        return None
-
     def calls(self) -> tuple[list[Call], int]:
         """What runs now, and how many calls wait; for inspection, on any thread."""
         return list(self._running.values()), len(self._queue)

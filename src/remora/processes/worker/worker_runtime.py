@@ -12,6 +12,7 @@ from remora.base.runtime import ActorFound, ContextInformation
 from remora.processes.client.client import Client
 from remora.processes.client.client_runtime import ClientRuntime
 from remora.processes.worker.call_runner import ActorExit
+from remora.processes.worker.cancellation import is_cancelled
 from remora.processes.worker.context import current_call, task_id_of
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ class WorkerRuntime(ClientRuntime):
         call = current_call()
         if call is not None:
             submitter, task = call
-            name = submitter.name_of(task.function)
             information = msgspec.structs.replace(
-                information, task_id=task_id_of(call).hex(), task_name=name, function_name=name
+                information,
+                task_id=task_id_of(call).hex(),
+                task_name=submitter.call_name(task),
+                function_name=submitter.name_of(task.function),
+                is_cancelled=is_cancelled(call),
             )
         actor = self._worker.actor
         if actor is not None:
