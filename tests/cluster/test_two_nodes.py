@@ -72,6 +72,9 @@ class Keeper:
         self.calls += 1
         return self.calls
 
+    def total(self, array: np.ndarray) -> float:
+        return float(array.sum())
+
     def node(self) -> str:
         return str(remora.get_runtime_context().get_node_id())
 
@@ -87,6 +90,20 @@ def wait_until(done, what: str, timeout_s: float = 10.0) -> None:
     while not done():
         assert monotonic() < deadline_s, f"{what} has not happened for {timeout_s} s"
         os.sched_yield()
+
+
+@pytest.mark.parametrize("reader", ["task", "method", "task elsewhere"])
+def test_a_result_that_was_passed_on_before_it_was_there_is_freed_with_the_call(session: Cluster, reader: str) -> None:
+    keeper = Keeper.remote()
+    for _ in range(3):
+        argument = make.options(resources=THERE).remote(LARGE)
+        if reader == "method":
+            assert remora.get(keeper.total.remote(argument)) > 0
+        else:
+            place = THERE if reader == "task elsewhere" else HERE
+            assert remora.get(total.options(resources=place).remote(argument)) > 0
+        del argument
+    wait_until(lambda: all(used_bytes(node.directory) < LARGE for node in session.nodes), "the end of the arguments")
 
 
 def test_both_nodes_are_listed_with_what_they_have(session: Cluster) -> None:

@@ -17,7 +17,7 @@ from remora.base.options import is_retried
 from remora.core.wanted_values import TO_KNOW
 from remora.messages.objects import Value
 from remora.messages.tasks import Argument, Task
-from remora.processes.client.leadership import subscribe
+from remora.processes.client.leadership import subscribe, unsubscribe
 from remora.processes.client.peers import Peer
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE, ErrorForNow, Refs, value_of
@@ -79,17 +79,18 @@ class Arguments:
         """Call ``dispatch(record)``, perhaps at once, when every top-level ref has a value and none is an error."""
         waiting = {ref: None for ref in record.top_level if is_unknown(ref)}
 
-        def resolved(ref: ObjectRef[Any]) -> None:
+        def resolved(ref: ObjectRef[Any]) -> bool:
             # May be told twice of a ref, by two threads.
             with self._client.lock:
                 if ref not in waiting:
-                    return
+                    return True
                 del waiting[ref]
                 if waiting:
-                    return
+                    return True
                 del self._unresolved[record.call]
             if not record.is_cancelled and self._complete(record):
                 dispatch(record)
+            return True
 
         if not waiting:
             if self._complete(record):
@@ -101,8 +102,8 @@ class Arguments:
         self._client.values.request([ref for ref in pending if ref.state == BORROWED], TO_KNOW)
         for ref in pending:
             subscribe(ref, resolved)
-            if not is_unknown(ref):  # it came to be on another node before it was subscribed to
-                resolved(ref)
+            if not is_unknown(ref) and resolved(ref):  # it came to be on another node before it was subscribed to
+                unsubscribe(ref, resolved)
 
     def pass_pending(self, record: PendingCall) -> None:
         """Put what is known of the top-level refs into the message; whoever runs it awaits the others."""

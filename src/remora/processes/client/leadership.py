@@ -355,15 +355,19 @@ class Leadership:
 
 
 def subscribe(ref: ObjectRef[object], callback: Callable[[ObjectRef[object]], object]) -> None:
-    """Call ``callback(ref)`` when *ref* gets its value; perhaps more than once, and now if it has it already."""
+    """Call ``callback(ref)`` when *ref* gets its value; perhaps more than once, and now if it has it already.
+
+    It is called as well when the value is known to be on another node, and then again, unless it returned True.
+    """
     with _subscribing:
         waiters = ref.waiters
         if waiters is None:
             ref.waiters = [callback]
         else:
             waiters.append(callback)
-    # Looked at after the callback is listed: whoever sets the state takes the list after that.
+    # Looked at after the callback is listed: whoever sets the state takes the list after that, or has looked before.
     if ref.state >= FIRST_FINISHED:
+        unsubscribe(ref, callback)
         callback(ref)
 
 

@@ -25,6 +25,7 @@ from remora.base.object_ref import (
 from remora.core.wanted_values import AS_ARGUMENT, TO_KNOW, TO_READ, WantedValues
 from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value, WantCopies
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES, InlineBudget
+from remora.processes.client.leadership import unsubscribe
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE, CopyLocation, ErrorForNow
 from remora.serialization import Serialized, deserialize, deserialize_error, serialize, serialize_system_error
@@ -503,8 +504,10 @@ def tell_waiters(ref: ObjectRef[Any]) -> None:
     """Call back whoever waits for the ref, which has its value. Not under a lock: futures run user code."""
     if ref.state == BORROWED:
         # Its value is on another node: that is enough for some of them, and the others are told again.
+        # Who stayed listed for nothing might keep the ref alive, which keeps its list.
         for callback in tuple(ref.waiters or ()):
-            callback(ref)
+            if callback(ref) is True:
+                unsubscribe(ref, callback)
         return
     waiters, ref.waiters = ref.waiters, None
     for callback in waiters or ():

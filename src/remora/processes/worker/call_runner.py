@@ -64,6 +64,10 @@ class CallRunner:
         """This is a child that a call has forked: the reply is its parent's, and it ends when it leaves the call."""
         self.class_name = ""
 
+    def full_name(self, function_name: str) -> str:
+        """With its class, when it is a method."""
+        return f"{self.class_name}.{function_name}" if self.class_name else function_name
+
     def run(self, submitter: Submitter, task: Task) -> None:
         """Call the function and put the reply on the connection, unflushed.
 
@@ -256,9 +260,7 @@ class CallRunner:
         """The error as data, and the exit code if it asks the process to end."""
         if self.is_forked_copy:
             _end_forked_copy(error)
-        name = submitter.call_name(task)
-        if self.class_name and not task.name:
-            name = f"{self.class_name}.{name}"
+        name = task.name or self.full_name(submitter.name_of(task.function))
         if isinstance(error, ActorExit):
             died = ActorDiedError(f"the actor left by itself: {name} called exit_actor()")
             return serialize_system_error(died), 0

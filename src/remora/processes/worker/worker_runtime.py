@@ -42,7 +42,7 @@ class WorkerRuntime(ClientRuntime):
             information = msgspec.structs.replace(
                 information,
                 task_id=task_id_of(call).hex(),
-                task_name=submitter.call_name(task),
+                task_name=task.name or self._worker.runner.full_name(submitter.name_of(task.function)),
                 function_name=submitter.name_of(task.function),
                 is_cancelled=is_cancelled(call),
             )
