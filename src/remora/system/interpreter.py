@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from remora.base.credentials import JOIN_STRING_SCHEME
+from remora.system.log_file import log_to_descriptors
 
 CONFIGURATION_DESCRIPTOR = 3
 FIRST_DESCRIPTOR = 4
@@ -66,7 +67,11 @@ def spawn_interpreter(
 
 
 def read_configuration(kind: type[T], descriptor_count: int) -> T:
-    """In the child: the configuration that it was started with; every descriptor not meant for it is closed."""
+    """In the child: the configuration that it was started with; every descriptor not meant for it is closed.
+
+    What the child prints from now on goes to its log, and is dropped when that cannot be written.
+    """
+    log_to_descriptors()
     with open(CONFIGURATION_DESCRIPTOR, "rb") as file:
         configuration = msgspec.msgpack.decode(file.read(), type=kind)
     last = FIRST_DESCRIPTOR + descriptor_count - 1
