@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any, Protocol
 
 from remora.base.credentials import ClusterCredentials
@@ -44,6 +46,18 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {short(self.process)}>"
+
+
+SHORTAGE_RETRY_S = 0.5
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def describe_shortage(error: OSError) -> str:
+    """What this process, or its machine, has not enough of to connect; empty when the error is the peer's affair."""
+    if error.errno not in _SHORTAGES:
+        return ""
+    advice = "; close files, or raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
+    return f"process {os.getpid()} cannot connect to its workers, and tries again: {error}{advice}"
 
 
 class Peers:

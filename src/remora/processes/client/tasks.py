@@ -42,7 +42,7 @@ from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerm
 from remora.processes.client.arguments import put_on_wire
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
-from remora.processes.client.peers import FULL_BATCH, Peer
+from remora.processes.client.peers import FULL_BATCH, SHORTAGE_RETRY_S, Peer, describe_shortage
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE
 from remora.processes.client.values import FilledReturns, tell_waiters
@@ -114,7 +114,7 @@ class TaskClient:
         self._forced: dict[int, tuple[float, Worker, int]] = {}
         """Workers that were asked to end with a cancelled call, by lease: until when they have time to."""
         self._unexplained: dict[int, tuple[float, Worker, Exception | None]] = {}
-        """Leases whose connections have ended, until the daemon says why; and until when it is waited for."""
+        """Leases without a connection, until the daemon says why; and until when it is waited for."""
 
     # ------------------------------------------------------------------ submitting
 
@@ -383,9 +383,14 @@ class TaskClient:
     def _connect(self, worker: Worker) -> bool:
         try:
             peer = worker.connection = self._peers.connect(ProcessId(worker.process), worker.address, self, worker)
-        except OSError:
-            # It died before we came; LeaseBroken follows and says how.
+        except OSError as error:
+            # Either it died before we came, and LeaseBroken follows, or this process lacks something.
             self._submission.close(worker)
+            shortage = describe_shortage(error)
+            if shortage:
+                self._client.warn(shortage)
+            patience_s = SHORTAGE_RETRY_S if shortage else EXPLANATION_TIMEOUT_S
+            self._unexplained[worker.lease] = (monotonic() + patience_s, worker, error)
             return False
         peer.outgoing.append(LeaseTerms(worker.queue.resources, worker.gpu_ids))
         return True
@@ -445,7 +450,8 @@ class TaskClient:
                 cause = f"the connection to its worker {short(worker.process)} broke"
                 if error is not None:
                     cause += f": {error}"
-                self._broken[lease] = LeaseBroken(lease, worker.process, cause, RUNNING_UNKNOWN)
+                running = RUNNING_UNKNOWN if worker.connection is not None else b""
+                self._broken[lease] = LeaseBroken(lease, worker.process, cause, running)
                 self._end_worker(worker)
                 self._client.send_to_daemon(ReturnLease([lease]))
 
@@ -462,6 +468,8 @@ class TaskClient:
         """The session is over: every task fails."""
         with self._lock:
             self._submission.abandon(cause)
+            self._unexplained.clear()
+            self._forced.clear()
             self._carry_out()
 
     # ------------------------------------------------------------------ doing what the machine says
