@@ -87,6 +87,7 @@ _MODULES = {
     "actor": "remora.actor",
     "cloudpickle": "remora.cloudpickle",
     "exceptions": "remora.exceptions",
+    "experimental": "remora.experimental",
     "runtime_context": "remora.api.runtime_context",
     "util": "remora.util",
 }

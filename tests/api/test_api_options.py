@@ -85,6 +85,17 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], dict[str, Any], type[Exceptio
     (init_options, {"object_store_memory": 0}, ValueError, "at least 1"),
     (init_options, {"namespace": 3}, TypeError, "namespace must be a string"),
     (init_options, {"logging_level": "LOUD"}, ValueError, "logging_level='LOUD'"),
+    # What no message can carry would end the session when it is sent.
+    (task_options, {"num_cpus": 1e16}, ValueError, "the largest amount is"),
+    (task_options, {"memory": 1e308}, ValueError, "the largest amount is"),
+    (task_options, {"resources": {"x": 1e17}}, ValueError, "resources['x']=1e+17"),
+    (task_options, {"resources": {"\udcff": 1}}, ValueError, "cannot be written as UTF-8"),
+    (task_options, {"max_retries": 10**30}, ValueError, "from -1 to"),
+    (task_options, {"name": "\udcff"}, ValueError, "os.fsencode(name)"),
+    (actor_options, {"max_concurrency": 10**30}, ValueError, "from 1 to"),
+    (actor_options, {"name": "\udcff"}, ValueError, "cannot be written as UTF-8"),
+    (actor_options, {"name": "a", "namespace": "\udcff"}, ValueError, "namespace="),
+    (init_options, {"object_store_memory": 10**20}, ValueError, "from 1 to"),
 ]
 
 

@@ -61,6 +61,8 @@ MISUSE: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "create of objects": (lambda: remora.create(2, object), ValueError, "Python objects"),
     "cancel of a handle": (lambda: remora.cancel(Counter.remote()), TypeError, "kill(handle)"),
     "cancel of a number": (lambda: remora.cancel(1), TypeError, "what .remote() returned"),
+    "copies without number": (lambda: remora.put(1, copies=10**30), ValueError, "from 1 to"),
+    "a name that is no text": (lambda: remora.get_actor("\udcff"), ValueError, "cannot be written as UTF-8"),
     "kill of a ref": (lambda: remora.kill(remora.put(1)), TypeError, "use cancel(ref)"),
     "kill of a number": (lambda: remora.kill(1), TypeError, "takes an actor handle"),
     "call of a function": (lambda: add(1), TypeError, "add.remote(...)"),

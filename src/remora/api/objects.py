@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _get_frame = sys._getframe
 
+MAX_COPIES = 2**32 - 1
 FOR_EVER_S = 1e9
 """A timeout from here on, 30 years, is none: system calls refuse such numbers."""
 
@@ -59,8 +60,8 @@ def put(value: T, *, copies: int = 1, _owner: ActorHandle[Any] | None = None) ->
     if copies == 1 and _owner is None:
         ref = session.put(value)
     else:
-        if type(copies) is not int or copies < 1:
-            raise ValueError(f"put(copies={copies!r}): it must be a whole number from 1 on")
+        if type(copies) is not int or not 1 <= copies <= MAX_COPIES:
+            raise ValueError(f"put(copies={copies!r}): it must be a whole number from 1 to {MAX_COPIES}")
         ref = session.put(value, _actor_of(_owner, "_owner") if _owner is not None else None, copies)
     ref.site = call_site(_get_frame(1))
     if pending:

@@ -12,6 +12,7 @@ from typing import Any
 from remora.base.options import RetryExceptions, full_name
 from remora.base.scheduling import DEFAULT_STRATEGY, SPREAD, SPREAD_STRATEGY, GroupChoice, Strategy
 from remora.base.suggest import did_you_mean, nearest_name
+from remora.base.text import check_encodable
 
 Check = Callable[[str, Any], Any]
 """``check(name, value)`` returns the value to use; raises ``TypeError`` or ``ValueError``."""
@@ -20,15 +21,19 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _warned: set[tuple[str, str]] = set()
 
 
-def integer(minimum: int, maximum: int | None = None) -> Check:
+LARGEST = 2**63 - 1
+
+
+def integer(minimum: int, maximum: int = LARGEST) -> Check:
     """A whole number from *minimum* to *maximum*; a bool is not one."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be a whole number, not {value!r} ({type(value).__name__})")
         value = operator.index(value)
-        if value < minimum or (maximum is not None and value > maximum):
-            bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        if not minimum <= value <= maximum:
+            is_open = maximum == LARGEST and value < minimum
+            bounds = f"at least {minimum}" if is_open else f"from {minimum} to {maximum}"
             raise ValueError(f"{name}={value}: it must be {bounds}")
         return int(value)
 
@@ -47,7 +52,7 @@ def text(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be a string, not {value!r} ({type(value).__name__})")
     if not value:
         raise ValueError(f"{name} must not be empty")
-    return value
+    return check_encodable(name, value)
 
 
 def one_of(*allowed: str) -> Check:

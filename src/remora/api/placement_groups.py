@@ -15,6 +15,7 @@ from remora.base.placement_groups import GroupInformation, GroupRequest, Placeme
 from remora.base.resources import UNITS_PER_ONE, to_units
 from remora.base.scheduling import Strategy
 from remora.base.suggest import did_you_mean
+from remora.base.text import check_encodable
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
@@ -262,7 +263,10 @@ def _bundle_list(bundles: object) -> list[Any]:
 def _bundle(index: int, bundle: object) -> dict[str, int]:
     if not isinstance(bundle, dict) or not all(isinstance(name, str) for name in bundle):
         raise TypeError(f"bundles[{index}] must be a dict with names of resources as keys, not {bundle!r}")
-    units = {name: to_units(amount, f"bundles[{index}][{name!r}]") for name, amount in bundle.items()}
+    units = {
+        check_encodable(f"bundles[{index}]", name): to_units(amount, f"bundles[{index}][{name!r}]")
+        for name, amount in bundle.items()
+    }
     if not any(units.values()):
         raise ValueError(f"bundles[{index}]={bundle!r}: a bundle must have something")
     for name, amount in units.items():
@@ -288,7 +292,7 @@ def _name(name: object) -> str:
         return ""
     if not isinstance(name, str):
         raise TypeError(f"the name of a placement group must be a string, not {name!r}")
-    return name
+    return check_encodable("name", name)
 
 
 def _is_detached(lifetime: object) -> bool:

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from remora.base.suggest import nearest_name
+from remora.base.text import check_encodable
 
 UNITS_PER_ONE = 10_000
+MAX_UNITS = 1 << 60
+"""Of one resource on one node: of memory 115 TB. What is larger cannot be added up on the wire."""
 
 CPU = "CPU"
 GPU = "GPU"
@@ -131,7 +134,7 @@ def to_units(amount: float, argument: str) -> int:
 
     Raises:
         TypeError: it is not a number.
-        ValueError: it is negative, infinite, not a number, or positive and finer than 1/10000.
+        ValueError: it is negative, infinite, not a number, above :data:`MAX_UNITS`, or positive and finer than 1/10000.
     """
     if isinstance(amount, bool) or not isinstance(amount, (int, float)):
         raise TypeError(f"{argument} must be a number, not {amount!r} ({type(amount).__name__})")
@@ -139,6 +142,8 @@ def to_units(amount: float, argument: str) -> int:
         raise ValueError(f"{argument}={amount}: it must be a finite number")
     if amount < 0:
         raise ValueError(f"{argument}={amount}: it must not be negative")
+    if amount > MAX_UNITS // UNITS_PER_ONE:
+        raise ValueError(f"{argument}={amount:g}: the largest amount is {MAX_UNITS // UNITS_PER_ONE:,}")
     units = round(amount * UNITS_PER_ONE)
     if amount and not units:
         raise ValueError(f"{argument}={amount}: the smallest amount is {1 / UNITS_PER_ONE:g}")
@@ -191,6 +196,7 @@ def _check_custom_name(name: object) -> None:
         raise TypeError(f"resources: names are strings, not {name!r}")
     if not name:
         raise ValueError("resources: a name must not be empty")
+    check_encodable("resources", name)
     for known, argument in _OWN_ARGUMENT.items():
         if name == known or name.casefold() == argument or name.casefold() == known.casefold():
             raise ValueError(f"resources={{{name!r}: ...}}: use the argument {argument}= for it")

@@ -12,12 +12,11 @@ from typing import Any
 
 from remora.base.ids import NODE_ID_SIZE_BYTES, OBJECT_ID_SIZE_BYTES, PROCESS_ID_SIZE_BYTES, node_of, short
 from remora.base.network_address import split_address
+from remora.base.resources import MAX_UNITS
 from remora.messages import actors, placement_groups
 from remora.messages import head as m
 from remora.messages.links import FromProcess, ProcessGone
 
-MAX_UNITS = 1 << 60
-"""Of one resource on one node: of memory 115 TB. What is larger cannot be added up on the wire."""
 MAX_BOOT_BYTES = 64
 GROUP_ID_SIZE_BYTES = 16
 

@@ -27,6 +27,7 @@ from remora.base.scheduling import (
     Strategy,
     sorted_conditions,
 )
+from remora.base.text import check_encodable
 
 __all__ = [
     "DoesNotExist",
@@ -90,6 +91,7 @@ class _Operator:
                 raise ValueError(
                     f"{own_name}: value {position} must be a string, not {value!r} ({type(value).__name__})"
                 )
+            check_encodable(own_name, value)
         self.values = list(values)
 
     def __repr__(self) -> str:
