@@ -27,7 +27,7 @@ class FakeStream:
     def __init__(self) -> None:
         self.outgoing: list[Any] = []
         self.written: list[Any] = []
-        self.unsent_bytes = 0
+        self.is_blocked = False
         self.peer: Any = None
         self.refusals: list[int] = []
 
@@ -137,10 +137,13 @@ def test_a_driver_that_does_not_read_is_told_how_many_lines_of_other_nodes_it_ha
         output.pass_on(driver, WorkerOutput(7, "task", list(lines), node_address="10.0.0.2:7000"))
 
     say("one")
-    connection.unsent_bytes = MAX_UNSENT_BYTES + 1
+    connection.is_blocked = True
+    for _ in range(3):  # many small ones, of which the socket has none
+        say("x" * (MAX_UNSENT_BYTES // 2))
     say("two", "three")
     say("four")
-    connection.unsent_bytes = 0
+    connection.is_blocked = False
     say("five")
     processes.flush()
-    assert [(message.lines, message.dropped_lines) for message in connection.written] == [(["one"], 0), (["five"], 3)]
+    told = [(message.lines[0][:4], message.dropped_lines) for message in connection.written]
+    assert told == [("one", 0), ("xxxx", 0), ("xxxx", 0), ("five", 4)]

@@ -50,7 +50,7 @@ class ClusterMessages:
         """The daemon is complete: it is told what was heard of others until now."""
         daemon = self._cluster.daemon
         daemon.processes.send_elsewhere = self._send_elsewhere
-        daemon.processes.unsent_bytes_elsewhere = lambda process: self._cluster.links.unsent_bytes(node_of(process))
+        daemon.processes.is_clogged_elsewhere = lambda process: self._cluster.links.is_clogged(node_of(process))
         daemon.workers.on_to_node = self._on_to_node
         departures = self._nodes.departures
         for departure in departures:

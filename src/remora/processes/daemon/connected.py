@@ -36,8 +36,8 @@ class ConnectedProcesses:
         self._node_id = make_process_id(node, 0)[:4]
         self.send_elsewhere: Callable[[bytes, Any], None] = lambda to, message: None
         """What is done with messages for other nodes (4 bytes) and their processes; a session alone has none."""
-        self.unsent_bytes_elsewhere: Callable[[bytes], int] = lambda process: 0
-        """How much that was said to the node of a process is not written yet."""
+        self.is_clogged_elsewhere: Callable[[bytes], bool] = lambda process: False
+        """Whether the node of a process takes nothing for now."""
         self.node_address = ""
         """``host:port`` of this node in a cluster."""
         self._last_number = 0
@@ -69,12 +69,12 @@ class ConnectedProcesses:
         """Whether the process is, or was, one of another node."""
         return process[:4] != self._node_id
 
-    def unsent_bytes_to(self, process: bytes) -> int:
-        """How much waits to be read by the process, or by its node when that is another one."""
+    def is_clogged(self, process: bytes) -> bool:
+        """Whether the process, or its node when that is another one, does not read: what it is told waits here."""
         if self.is_elsewhere(process):
-            return self.unsent_bytes_elsewhere(process)
+            return self.is_clogged_elsewhere(process)
         connected = self._processes.get(ProcessId(process))
-        return connected.connection.unsent_bytes if connected is not None else 0
+        return connected is not None and connected.connection.is_blocked and bool(connected.connection.outgoing)
 
     def send(self, process: bytes, message: Any) -> None:
         """Put a message for the process into its next frame; one that has gone gets nothing."""

@@ -97,10 +97,11 @@ class Links:
         self.send(node, ForProcess(process))
         self.send(node, message)
 
-    def unsent_bytes(self, node: NodeId) -> int:
-        """How much that was said to the node has not left this one."""
+    def is_clogged(self, node: NodeId) -> bool:
+        """Whether the node does not read, or cannot be reached for now: what is said to it waits here."""
         link = self._links.get(node)
-        return link.sending.unsent_bytes if link is not None and link.sending is not None else 0
+        sending = link.sending if link is not None else None
+        return sending is not None and sending.is_blocked and bool(sending.outgoing)
 
     def flush(self) -> None:
         """Write all frames."""

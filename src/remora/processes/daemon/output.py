@@ -12,7 +12,7 @@ from remora.system.slot_page import SlotPage
 from remora.system.worker_output import WorkerOutputReader
 
 MAX_UNSENT_BYTES = 4 << 20
-"""When so much waits for a driver that does not read, lines stay in the readers, which drop the oldest."""
+"""So much is sent to a driver that does not read; then lines stay in the readers, which drop the oldest."""
 
 
 class PrintingWorker:
@@ -40,6 +40,8 @@ class OutputForwarder:
         self._is_wanted: dict[bytes, bool] = {}
         self._dropped_lines: dict[tuple[bytes, str, int], int] = {}
         """Of drivers here, and workers of other nodes by address and pid: lines that the driver was not told."""
+        self._waiting_bytes: dict[bytes, int] = {}
+        """What drivers were sent since they read nothing more."""
 
     def set_job(self, job: bytes, is_wanted: bool) -> None:
         """Whether the driver of the job wants to see what its workers print."""
@@ -48,20 +50,21 @@ class OutputForwarder:
     def forget_job(self, job: bytes) -> None:
         """Nothing runs for the job any more."""
         self._is_wanted.pop(job, None)
+        self._waiting_bytes.pop(job, None)
         for key in [key for key in self._dropped_lines if key[0] == job]:
             del self._dropped_lines[key]
 
     def pass_on(self, driver: bytes, message: WorkerOutput) -> None:
         """What a worker of another node has printed, for a driver here; one that does not read is told how much."""
         key = (driver, message.node_address, message.pid)
-        if self._processes.unsent_bytes_to(driver) > MAX_UNSENT_BYTES:
+        if not self._has_room(driver):
             lines = len(message.lines) + message.dropped_lines
             self._dropped_lines[key] = self._dropped_lines.get(key, 0) + lines
             return
         missing = self._dropped_lines.pop(key, 0)
         if missing:
             message = msgspec.structs.replace(message, dropped_lines=message.dropped_lines + missing)
-        self._processes.send(driver, message)
+        self._send(driver, message)
 
     def job_of(self, number: int) -> bytes:
         """The job of a worker."""
@@ -133,13 +136,24 @@ class OutputForwarder:
         driver = self._processes.get(worker.job)
         is_elsewhere = self._processes.is_elsewhere(worker.job)
         while reader.buffer.has_lines:
-            if self._processes.unsent_bytes_to(worker.job) > MAX_UNSENT_BYTES:
+            if not self._has_room(worker.job):
                 return
             lines, dropped = reader.buffer.take()
             if (driver is not None or is_elsewhere) and self._is_wanted.get(worker.job, False):
                 name = worker.name or self._slots.name(worker.slot) or "worker"
                 where = self._processes.node_address if is_elsewhere else ""
-                self._processes.send(worker.job, WorkerOutput(worker.pid, name, lines, is_error, dropped, where))
+                self._send(worker.job, WorkerOutput(worker.pid, name, lines, is_error, dropped, where))
+
+    def _has_room(self, driver: bytes) -> bool:
+        if not self._processes.is_clogged(driver):
+            self._waiting_bytes.pop(driver, None)
+            return True
+        return self._waiting_bytes.get(driver, 0) < MAX_UNSENT_BYTES
+
+    def _send(self, driver: bytes, message: WorkerOutput) -> None:
+        size_bytes = sum(map(len, message.lines))
+        self._waiting_bytes[driver] = self._waiting_bytes.get(driver, 0) + size_bytes
+        self._processes.send(driver, message)
 
     def close(self) -> None:
         """Read and close everything."""

@@ -24,6 +24,8 @@ REPLY_DELAY_S = 200e-6
 LONG_CALL_S = 0.01
 """A task that runs longer gives the ones behind it back to their submitter."""
 MAX_UNSENT_BYTES = 8 << 20
+MAX_UNSENT_REPLIES = 512
+"""Beside the bytes: what a blocked connection was not asked to encode yet is not counted among them."""
 
 
 class SerialExecutor:
@@ -160,12 +162,12 @@ class SerialExecutor:
         while dirty:
             submitter, _ = dirty.popitem()
             submitter.connection.flush()
-            if submitter.connection.unsent_bytes > MAX_UNSENT_BYTES:
+            connection = submitter.connection
+            if connection.unsent_bytes > MAX_UNSENT_BYTES or len(connection.outgoing) > MAX_UNSENT_REPLIES:
                 # Stop running calls whose replies nobody reads; go on reading.
                 self._client.leadership.wait_until(
-                    lambda connection=submitter.connection: (
-                        connection.unsent_bytes < MAX_UNSENT_BYTES  # type: ignore[misc]
-                        or connection.closed
+                    lambda connection=connection: (  # type: ignore[misc]
+                        (connection.unsent_bytes < MAX_UNSENT_BYTES and not connection.outgoing) or connection.closed
                     )
                 )
 

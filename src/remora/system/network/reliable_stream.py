@@ -136,6 +136,11 @@ class Stream:
         """What is encoded and not acknowledged yet: a process that ends before it is 0 may take it with it."""
         return self._kept_bytes
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing more can be written for now; what is flushed meanwhile stays in ``outgoing``."""
+        return not self._is_writable()
+
     # ------------------------------------------------------------------ sending
 
     def send(self, message: Any) -> None:
