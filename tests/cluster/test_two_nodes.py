@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 
 import numpy as np
 import pytest
 
 import remora
+from remora.base import runtime
 from remora.cli.inspector import ask
 from remora.messages.inspection import InspectStatus, StatusReport
 from remora.system.session_directory import running_sessions
@@ -104,6 +107,36 @@ def test_a_result_that_was_passed_on_before_it_was_there_is_freed_with_the_call(
             assert remora.get(total.options(resources=place).remote(argument)) > 0
         del argument
     wait_until(lambda: all(used_bytes(node.directory) < LARGE for node in session.nodes), "the end of the arguments")
+
+
+def is_orphaned_behind(keeper: Keeper, refs: list, begun: Path, gate: Path) -> list[bool]:
+    """Whether the worker takes the submitter of this call for dead when the gate opens."""
+    begun.touch()
+    while not gate.exists():
+        time.sleep(0.002)
+    return [task.orphaned for task in runtime.current._client.refs.machine._tasks.values()]
+
+
+def test_the_late_end_of_an_older_stream_is_not_taken_for_the_end_of_its_process(
+    session: Cluster, tmp_path: Path
+) -> None:
+    keeper = Keeper.options(resources=THERE).remote()
+    assert remora.get(keeper.count.remote()) == 1
+    client = runtime.current._client
+    (record,) = [one for one in client.actors._records.values() if one.id == keeper._remora_actor.creation.id]
+    # As when its last handle goes, and there is another one before the end of the stream has arrived.
+    older = client.peers._peers.pop(record.peer.process)
+    record.peer = client.peers.connect(older.process, older.connection.address, client.methods, record)
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    ref = keeper.__ray_call__.remote(is_orphaned_behind, [remora.put("inside")], begun, gate)
+    remora.wait([ref], timeout=0)
+    wait_until(begun.exists, "the begin of the call")
+    older.connection.close()
+    other = Keeper.options(resources=THERE).remote()
+    assert remora.get(other.count.remote()) == 1, "by then the end has arrived"
+    gate.touch()
+    assert remora.get(ref, timeout=10) == [False]
+    assert remora.get(keeper.count.remote(), timeout=10) == 2
 
 
 def test_both_nodes_are_listed_with_what_they_have(session: Cluster) -> None:

@@ -182,6 +182,11 @@ class Worker:
             self._on_messages(connection, messages[1:])
 
     def _add_submitter(self, submitter: Submitter) -> None:
+        older = self.client.submitters.get(submitter.process)
+        if older is not None:
+            # It has ended, and the news of that is slower than the new one: later it would be taken for the end of both.
+            older.close()
+            self._on_submitter_lost(older, None)
         self.client.submitters[submitter.process] = submitter.connection
 
     def _on_stream(self, stream: Any, sender: bytes) -> None:
@@ -247,6 +252,7 @@ class Worker:
         submitter: Submitter | None = connection.peer
         if submitter is None:
             return
+        connection.peer = None
         self._drop_waiting(submitter)
         with self.client.lock:
             if self.client.submitters.get(submitter.process) is connection:
