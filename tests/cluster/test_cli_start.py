@@ -92,13 +92,27 @@ def test_a_node_has_one_port(machine: Machine) -> None:
     assert [line.split()[4] for line in listening] == [f"{machine.address}:7001"]
 
 
-def test_block_stays_until_ctrl_c_and_leaves_nothing(machine: Machine) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        pytest.skip("these tests were started in the background, and what they start ignores SIGINT with them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_block_stays_until_it_is_told_to_end_and_leaves_nothing(machine: Machine, number: signal.Signals) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("these tests were started in the background, and what they start ignores the signal with them")
     with machine.start(BIN / "remora", "start", "--head", "--quiet", "--block", "--num-cpus", "1") as program:
         assert program.read_line(30).startswith("remora://")
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(number)
         assert program.finish(20) == ""
+    assert_nothing_is_left(machine)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_node_that_comes_up_ends_with_the_command_that_was_to_tell_of_it(
+    machine: Machine, number: signal.Signals
+) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("these tests were started in the background, and what they start ignores the signal with them")
+    with machine.start(BIN / "remora", "start", "--head", "--quiet") as program:
+        wait_until(lambda: any("remora:daemon" in line for line in machine.processes().values()), "its daemon")
+        program.process.send_signal(number)
+        program.process.wait(20)
     assert_nothing_is_left(machine)
 
 

@@ -219,9 +219,11 @@ def test_a_file_that_may_not_be_written_to_is_told_at_the_start(open_folder: Pat
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_its_name() -> None:
-    with pytest.raises(StoreError, match=r"'/proc/nowhere' for the head's state cannot be made"):
-        store_url("/proc/nowhere", "")
+def test_a_folder_that_is_gone_is_told_with_its_name_and_not_made_again(tmp_path: Path) -> None:
+    gone = tmp_path / "of an ended session"
+    with pytest.raises(StoreError, match=rf"'{gone}' for the head's state is not there"):
+        store_url(str(gone), "")
+    assert not gone.exists()
 
 
 def test_a_state_of_another_version_is_left_alone(tmp_path: Path) -> None:

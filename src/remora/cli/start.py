@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -71,17 +73,38 @@ def start(
         labels=own_labels,
         store_limit_bytes=object_store_memory or 0,
     )
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        try:
+            node = _start(head, join, options, state, no_encrypt)
+        except (RemoraError, OSError, ImportError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+        try:
+            text = join_string_of(node.session.path)
+            if quiet:
+                click.echo(text)
+            else:
+                _explain(node, text, is_head=head)
+            if block:
+                wait_ended(node.pidfd, None)
+                raise click.ClickException(f"the node has ended; its log was {node.log_path}")
+        except KeyboardInterrupt:
+            _stop(node.session.path)
+            if not block:
+                raise
+
+
+@contextlib.contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals do what Ctrl-C does: a node must not stay behind whoever was to watch it."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] is signal.SIG_DFL]  # of nohup SIGHUP is ignored, on purpose
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
     try:
-        node = _start(head, join, options, state, no_encrypt)
-    except (RemoraError, OSError, ImportError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    text = join_string_of(node.session.path)
-    if quiet:
-        click.echo(text)
-    else:
-        _explain(node, text, is_head=head)
-    if block:
-        _stay(node)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 def _start(head: bool, join: str | None, options: NodeOptions, state: str, no_encrypt: bool) -> LaunchedNode:
@@ -159,13 +182,6 @@ def _explain(node: LaunchedNode, join: str, *, is_head: bool) -> None:
         click.echo("    remora start --join -      # and paste it")
         click.echo(join)
     click.echo('Programs on this machine use it with remora.init(address="auto"). `remora stop` ends it.')
-
-
-def _stay(node: LaunchedNode) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        wait_ended(node.pidfd, None)
-        raise click.ClickException(f"the node has ended; its log was {node.log_path}")
-    _stop(node.session.path)
 
 
 @click.command()

@@ -56,9 +56,11 @@ def start_head_node(
 
         # A head that is started again has the certificate and the secret that its join string speaks of.
         where = state if state and "://" not in state else f"{folder}/{STATE_FOLDER}"
-        return ClusterConfiguration(
-            credentials=open_credentials(where, encrypt), host=options.host, port=options.port, state=state or where
-        )
+        try:
+            credentials = open_credentials(where, encrypt)
+        except OSError as error:
+            raise OSError(f"the folder {where!r} for the head's state cannot be used: {error.strerror}") from error
+        return ClusterConfiguration(credentials=credentials, host=options.host, port=options.port, state=state or where)
 
     return _start(options, is_detached, make_cluster)
 

@@ -193,15 +193,14 @@ def store_url(state: str, session_directory: str) -> str:
     """The URL of a database for what a user gave as *state*: a folder, which is made, a URL, or nothing.
 
     Raises:
-        StoreError: the folder cannot be made.
+        StoreError: the folder is not there.
     """
     if "://" in state:
         return state
     folder = os.path.abspath(os.path.expanduser(state)) if state else session_directory
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"the folder {folder!r} for the head's state cannot be made: {error.strerror}") from error
+    # Who starts a head has made the folder. It is not made here: the session may have been ended and removed meanwhile.
+    if not os.path.isdir(folder):
+        raise StoreError(f"the folder {folder!r} for the head's state is not there")
     return sa.URL.create("sqlite", database=os.path.join(folder, HEAD_STATE)).render_as_string(False)
 
 

@@ -184,7 +184,7 @@ class Worker:
     def _add_submitter(self, submitter: Submitter) -> None:
         older = self.client.submitters.get(submitter.process)
         if older is not None:
-            # It has ended, and the news of that is slower than the new one: later it would be taken for the end of both.
+            # Its end is slower than the new one, and would be taken for the end of both.
             older.close()
             self._on_submitter_lost(older, None)
         self.client.submitters[submitter.process] = submitter.connection
