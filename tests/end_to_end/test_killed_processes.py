@@ -179,7 +179,7 @@ def test_after_the_daemon_was_killed_every_call_says_so_and_a_new_session_can_be
 
     def died() -> Any:
         return pytest.raises(
-            remora.exceptions.LocalRayletDiedError, match=f"node daemon.*SIGKILL.*{session}/daemon.log"
+            remora.exceptions.LocalRayletDiedError, match=f"node daemon.*SIGKILL.*{session}/daemon.log, is empty"
         )
 
     counter = Counter.remote()

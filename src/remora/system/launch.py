@@ -97,13 +97,7 @@ class LaunchedNode:
 
     def log_tail(self) -> str:
         """The last lines of the log; empty when there is none any more."""
-        try:
-            with open(self.log_path, "rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ""
+        return tail_of(self.log_path)
 
     def close_in_child(self) -> None:
         """In a forked child of the driver: the node is not this process's."""
@@ -128,6 +122,17 @@ class LaunchedNode:
         if self._ready >= 0:
             os.close(self._ready)
             self._ready = -1
+
+
+def tail_of(log_path: str) -> str:
+    """The last lines of a log; empty when there is none any more."""
+    try:
+        with open(log_path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def launch(

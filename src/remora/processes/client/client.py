@@ -56,11 +56,15 @@ from remora.processes.client.tasks import TaskClient
 from remora.processes.client.values import Values, tell_waiters
 from remora.serialization import serialize_system_error
 from remora.system.connection import Connection
+from remora.system.launch import tail_of
 from remora.system.reactor import Reactor
+from remora.system.session_directory import DAEMON_LOG
 from remora.system.slot_page import SlotPage
 
 BLOCK_DELAY_S = 0.002
 """A wait shorter than this is not worth a message."""
+LOG_LINES_TOLD = 10
+"""Of the log of a daemon that has ended, in the errors of everything that depended on it."""
 DRAIN_INTERVAL_S = 0.05
 """How often the deaths of published refs are looked at, while there are any."""
 
@@ -276,9 +280,12 @@ class Client:
             self.refs.carry_out()
 
     def _on_daemon_lost(self, connection: Connection, error: Exception | None) -> None:
+        log_path = f"{self.welcome.session_directory}/{DAEMON_LOG}"
+        # Now: the log goes with the session's folder, which may be soon.
+        tail = "\n".join(tail_of(log_path).splitlines()[-LOG_LINES_TOLD:])
         self.end(
             f"the node daemon of this session {self.describe_daemon_end()}{f' ({error})' if error else ''}; "
-            f"its log is {self.welcome.session_directory}/daemon.log"
+            f"its log, {log_path}, " + (f"ends with:\n{tail}" if tail else "is empty")
         )
 
     def _on_crash(self, error: Exception) -> None:
