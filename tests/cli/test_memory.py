@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from inspected_driver import InspectedDriver, ask_until, inspected_driver
 
+from remora.base import ids
 from remora.cli.main import main
 
 PROGRAM = """
@@ -61,7 +62,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InspectedDriver
 
 
 def short(hexadecimal: str) -> str:
-    return ".".join(str(int(hexadecimal[i : i + 8], 16)) for i in range(0, 32, 8))
+    """As tables and errors write an id, which is hexadecimal in Python."""
+    return ids.short(bytes.fromhex(hexadecimal))
 
 
 def objects(report: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import remora
+from remora.base import ids
 from remora.cli.main import main
 from remora.testing.cluster import Cluster, ClusterNode
 from remora.util.placement_group import placement_group
@@ -71,7 +72,8 @@ def ask_until(is_so: Callable[[Any], bool], node: ClusterNode, command: str, tim
 
 
 def short(hexadecimal: str) -> str:
-    return ".".join(str(int(hexadecimal[i : i + 8], 16)) for i in range(0, len(hexadecimal), 8))
+    """As tables and errors write an id, which is hexadecimal in Python."""
+    return ids.short(bytes.fromhex(hexadecimal))
 
 
 def test_status_is_the_same_from_either_node(session: Cluster) -> None:
@@ -202,7 +204,7 @@ def test_a_node_that_does_not_answer_is_named_with_how_long_and_what_to_do(two_n
         os.kill(stopped.pid, signal.SIGCONT)
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
-    assert re.search(r"Node \d+ \(127.0.0.1:\d+\) has not answered for \d+\.\d s", text)
+    assert re.search(r"Node [0-9a-f]+ \(127.0.0.1:\d+\) has not answered for \d+\.\d s", text)
     assert "the head declares it dead" in text
     assert "CPU" in text
 

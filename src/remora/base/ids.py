@@ -73,5 +73,9 @@ def call_and_item_of(object_id: bytes) -> tuple[int, int]:
 
 
 def short(any_id: bytes) -> str:
-    """How messages to people write an id: ``node.process.call.item`` in decimal, as far as the id goes."""
-    return ".".join(str(int.from_bytes(any_id[i : i + 4], "big")) for i in range(0, len(any_id), 4))
+    """How messages to people write an id: ``node.process.call.item``, as far as the id goes.
+
+    The node in hexadecimal without leading zeros, as ``nodes()`` and the Python API show it, the rest in decimal.
+    """
+    numbers = [int.from_bytes(any_id[i : i + 4], "big") for i in range(0, len(any_id), 4)]
+    return ".".join([*(f"{node:x}" for node in numbers[:1]), *map(str, numbers[1:])])
