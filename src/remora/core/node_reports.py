@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remora.base.resources import Resources
+from remora.base.resources import UNITS_PER_ONE
 from remora.messages.head import MemberView
 from remora.messages.inspection import NodeReport
 
@@ -12,7 +12,7 @@ STORE_RESOURCE = "object_store_memory"
 
 def node_report(view: MemberView, cause: str = "") -> NodeReport:
     """The member; *cause* says why it is none any more. The free part of its store is as it was last told."""
-    total, available = Resources(view.total).to_floats(), Resources(view.available).to_floats()
+    total, available = _to_floats(view.total), _to_floats(view.available)
     total[STORE_RESOURCE], available[STORE_RESOURCE] = float(view.store_limit_bytes), float(view.store_free_bytes)
     return NodeReport(
         view.node,
@@ -25,3 +25,8 @@ def node_report(view: MemberView, cause: str = "") -> NodeReport:
         cause,
         view.is_head_node,
     )
+
+
+def _to_floats(units: dict[str, int]) -> dict[str, float]:
+    """Not by way of ``Resources``: what is available may be negative, since a task that has waited goes on at once."""
+    return {name: amount / UNITS_PER_ONE for name, amount in units.items()}
