@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from remora.api.decorators import method, remote
     from remora.api.init import init, is_initialized, shutdown
     from remora.api.objects import cancel, create, get, put, wait
-    from remora.api.runtime_context import get_runtime_context
+    from remora.api.runtime_context import get_gpu_ids, get_runtime_context
     from remora.base.object_ref import ObjectRef
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "exceptions",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "install_as",
@@ -71,6 +72,7 @@ _MODULE_OF = {
     "create": "remora.api.objects",
     "get": "remora.api.objects",
     "get_actor": "remora.api.actor_control",
+    "get_gpu_ids": "remora.api.runtime_context",
     "get_runtime_context": "remora.api.runtime_context",
     "init": "remora.api.init",
     "install_as": "remora.api.alias",

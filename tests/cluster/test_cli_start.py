@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from machines import BIN, Machine, command_line, wait_until
+from machines import BIN, JOIN_FILE, Machine, command_line, wait_until
 
 from remora.testing.network_lab import NetworkLab
 
@@ -132,6 +132,15 @@ def test_all_addresses_can_be_listened_at(machine: Machine) -> None:
     assert machine.start_head("--node-ip", "0.0.0.0", "--num-cpus", "1").startswith(f"remora://{machine.address}:")
     with machine.driver() as driver:
         assert driver("remora.get(double.remote(4))") == 8
+
+
+def test_a_join_string_that_others_can_read_is_warned_of(machine: Machine) -> None:
+    machine.start_head("--num-cpus", "1")
+    warning = f"warning: others can read the secret in {JOIN_FILE}: chmod 600 {JOIN_FILE}\n"
+    for mode, said in ((0o600, ""), (0o644, warning)):
+        (machine.tmp / "join").chmod(mode)
+        done = machine.finish("start", "--join", JOIN_FILE, "--quiet", "--num-cpus", "1")
+        assert (done.returncode, done.stderr) == (0, said)
 
 
 REFUSED = {

@@ -18,7 +18,9 @@ def session() -> Iterator[None]:
 
 @remora.remote
 def visible_gpus() -> tuple[str | None, list[int]]:
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), remora.get_runtime_context().get_accelerator_ids()["GPU"]
+    ids = remora.get_gpu_ids()
+    assert [str(one) for one in ids] == remora.get_runtime_context().get_accelerator_ids()["GPU"]
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), ids
 
 
 def test_a_task_with_a_gpu_sees_that_one_only() -> None:

@@ -150,6 +150,17 @@ def _session() -> Runtime:
 _context = RuntimeContext()
 
 
+def get_gpu_ids() -> list[int]:
+    """The indices of the GPUs that the running task or actor holds; none in a driver.
+
+    Example:
+        >>> @remora.remote(num_gpus=1)
+        ... def train():
+        ...     return remora.get_gpu_ids()
+    """
+    return list(_context._here.gpu_ids)
+
+
 def get_runtime_context() -> RuntimeContext:
     """Facts about the running driver, task or actor: ids, resources, namespace.
 

@@ -119,7 +119,8 @@ class ObjectStoreFullError(RemoraError):
                 f"{format_size(used_bytes)} of {format_size(limit_bytes)} are in use",
                 reason,
                 f"Largest: {largest_holders}" if largest_holders else "",
-                "Drop refs and arrays that are no longer needed, or give init a larger object_store_memory",
+                "Drop refs and arrays that are no longer needed, or start the node with a larger object_store_memory "
+                "(of init, or --object-store-memory of `remora start`)",
             )
         )
 

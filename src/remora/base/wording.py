@@ -38,8 +38,9 @@ def format_size(size_bytes: int) -> str:
 
 
 def sentences(*parts: str) -> str:
-    """The parts that are not empty, each ended with a full stop."""
-    return " ".join(part if part.endswith((".", "?", ":")) else f"{part}." for part in parts if part)
+    """The parts that are not empty, each ended with a full stop; all but the first begin with a capital letter."""
+    told = [part if part.endswith((".", "?", ":")) else f"{part}." for part in parts if part]
+    return " ".join([*told[:1], *(part[:1].upper() + part[1:] for part in told[1:])])
 
 
 def where(pid: int, node: str) -> str:

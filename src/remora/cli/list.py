@@ -18,6 +18,7 @@ from remora.cli.text import (
     describe_silent,
     format_amounts,
     format_bytes,
+    format_count,
     format_duration,
     format_labels,
     format_site,
@@ -69,7 +70,7 @@ class Listing:
             click.echo(to_json([row for row, _ in shown], bytes.hex))
             return
         total = max(self.total, len(self.rows))
-        title = f"{total:,} {self.title}"
+        title = format_count(total, self.title)
         if total > len(shown):
             title += f", {len(shown):,} of them here (--limit N shows more)"
         table = make_table(title, *self.columns)

@@ -10,7 +10,7 @@ from remora.base.ids import node_of, process_of, short
 from remora.cli.inspector import ask, choose_session, json_option, session_option
 from remora.cli.joined_memory import ClusterMemory, NodeStore, join_memory
 from remora.cli.status import show_session
-from remora.cli.text import format_bytes, format_site, make_console, make_table, show_missing, to_json
+from remora.cli.text import format_bytes, format_count, format_site, make_console, make_table, show_missing, to_json
 from remora.messages.inspection import Holder, InspectMemory, MemoryReport, ObjectReport
 
 
@@ -54,7 +54,7 @@ def show_leaks(console: Console, leaked: list[ObjectReport], *, has_nodes: bool)
     if not leaked:
         console.print("No object is leaked: each one is held by a process, or by an object that a process can reach.")
         return
-    _show_objects(console, f"{len(leaked)} leaked objects", leaked, has_nodes=has_nodes)
+    _show_objects(console, format_count(len(leaked), "leaked objects"), leaked, has_nodes=has_nodes)
     console.print(
         "They hold each other, and nothing else can reach them; counting cannot free them before the job ends. "
         "Where a result contains the ref of another one that contains its own, return the values instead; "
@@ -64,7 +64,7 @@ def show_leaks(console: Console, leaked: list[ObjectReport], *, has_nodes: bool)
 
 def show_memory(console: Console, memory: ClusterMemory) -> None:
     """The objects, the processes, what is on its way, and the sums."""
-    title = f"{memory.total_objects:,} objects"
+    title = format_count(memory.total_objects, "objects")
     if memory.total_objects > len(memory.objects):
         title += f", the {len(memory.objects):,} largest (--limit N shows more)"
     _show_objects(console, title, memory.objects, has_nodes=len(memory.nodes) > 1)

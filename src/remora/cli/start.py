@@ -128,6 +128,8 @@ def _read_join(source: str | None) -> JoinString:
         try:
             with open(source, errors="replace") as file:
                 text = file.read()
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    click.echo(f"warning: others can read the secret in {source}: chmod 600 {source}", err=True)
         except OSError as error:
             if "://" in source:  # not repeated: what is printed gets into logs
                 raise click.UsageError(

@@ -16,6 +16,7 @@ from remora.cli.text import (
     format_amount,
     format_amounts,
     format_bytes,
+    format_count,
     format_labels,
     format_need,
     make_console,
@@ -72,7 +73,7 @@ def show_status(console: Console, status: ClusterStatus) -> None:
 
 
 def _show_nodes(console: Console, nodes: list[NodeRow]) -> None:
-    table = make_table(f"{len(nodes)} nodes", "node", "address", "in use", "labels")
+    table = make_table(format_count(len(nodes), "nodes"), "node", "address", "in use", "labels")
     for row in nodes:
         node = row.node
         address = node.address + (", has the head" if node.is_head_node else "")

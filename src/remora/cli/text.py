@@ -90,6 +90,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def format_count(count: int, things: str) -> str:
+    """``1 node``, ``1,234 nodes``: *things* in the plural."""
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
 def format_site(site: str) -> str:
     """A line of user code with a path relative to this directory, or to the home directory, if that is shorter."""
     path, separator, rest = site.partition(":")

@@ -247,7 +247,7 @@ def _loading_advice(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
             f"The module {error.name!r} must be importable in every process that reads the value: install it there, "
-            "start the program from the folder it is in, or send it with runtime_env"
+            "or start the program from the folder it is in"
         )
     if isinstance(error, AttributeError | ImportError):
         return "The class or function must exist under the same name in every process: is the code there older?"

@@ -20,7 +20,7 @@ class LossReason(Enum):
     UNKNOWN = "it was freed, or never published, before anybody else held it"
     MAKER_DIED = "the process that should make it died"
     COPY_LOST = "the process that stored it died before the value was kept"
-    NODE_DIED = "the node where it was died"
+    NODE_DIED = "it lay on a node that died, and nowhere else"
     UNREACHABLE = "no node that has it could be read"
     NO_ROOM = "the node that wants to read it could not take a copy"
 

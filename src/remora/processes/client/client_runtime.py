@@ -134,7 +134,7 @@ class ClientRuntime:
             "session_dir": welcome.session_directory,
             "node_id": self._client.node.hex(),
             "node_ip_address": self._client.node_address,
-            "namespace": welcome.namespace,
+            "namespace": self._client.namespace,
         }
 
     def shutdown(self) -> None:

@@ -123,6 +123,8 @@ class ObjectService:
         error_class = OwnerDiedError if loss.reason is LossReason.MAKER_DIED else ObjectLostError
         detail = loss.detail or self._ends.get(loss.where, "")
         reason = f"{loss.reason.value} ({where}{f': {detail}' if detail else ''})"
+        if loss.reason is LossReason.NODE_DIED:
+            reason += ". Submit its task again; what must outlive a node can be kept on two, with put(value, copies=2)"
         return serialize_system_error(error_class(object_id=loss.id, reason=reason, node=short(loss.id[:4])))
 
     # ------------------------------------------------------------------ life of processes
