@@ -21,7 +21,7 @@ from remora.system.log_file import log_to_descriptors
 CONFIGURATION_DESCRIPTOR = 3
 FIRST_DESCRIPTOR = 4
 """The descriptors given to :func:`spawn_interpreter` have this number and the following ones in the child."""
-PLACE_FOR_COPIES = 64
+PLACE_FOR_COPIES = 32
 
 T = TypeVar("T")
 
