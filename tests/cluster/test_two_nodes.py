@@ -145,6 +145,7 @@ def test_both_nodes_are_listed_with_what_they_have(session: Cluster) -> None:
     assert all(node["Alive"] for node in nodes)
     resources = remora.cluster_resources()
     assert (resources["CPU"], resources["here"], resources["there"]) == (4, 1, 1)
+    assert remora.util.get_node_ip_address() == nodes[0]["NodeManagerAddress"] == "127.0.0.1"
 
 
 def test_a_worker_sees_the_list_of_nodes(session: Cluster) -> None:

@@ -51,6 +51,19 @@ def available_resources() -> dict[str, float]:
     return {name: amount for name, amount in _session("available_resources").available_resources().items() if amount}
 
 
+def get_node_ip_address() -> str:
+    """The address at which other nodes reach this one; ``127.0.0.1`` for a session alone.
+
+    Raises:
+        RuntimeError: there is no session.
+
+    Example:
+        >>> remora.util.get_node_ip_address()
+        '10.0.0.7'
+    """
+    return str(_session("util.get_node_ip_address").address_info()["node_ip_address"])
+
+
 def _session(function: str) -> Runtime:
     if runtime.current is None:
         raise RuntimeError(f"remora.{function}() was called before remora.init(): there is no cluster to ask")

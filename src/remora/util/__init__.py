@@ -16,12 +16,14 @@ from remora.util.placement_group import (
 
 if TYPE_CHECKING:
     from remora.api.actor_control import list_named_actors
+    from remora.api.cluster_info import get_node_ip_address
     from remora.util import queue, scheduling_strategies
     from remora.util.actor_pool import ActorPool
 
 __all__ = [
     "ActorPool",
     "get_current_placement_group",
+    "get_node_ip_address",
     "get_placement_group",
     "list_named_actors",
     "placement_group",
@@ -33,6 +35,7 @@ __all__ = [
 
 _MODULE_OF = {
     "ActorPool": "remora.util.actor_pool",
+    "get_node_ip_address": "remora.api.cluster_info",
     "list_named_actors": "remora.api.actor_control",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base.ids import process_of
+from remora.base.network_address import split_address
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.base.runtime import Actor, ActorFound, ContextInformation, KeyValueResult, NodeInformation
 from remora.messages.inspection import GetNodes, NodeReport
@@ -133,13 +134,17 @@ class ClientRuntime:
             "address": welcome.session_directory,
             "session_dir": welcome.session_directory,
             "node_id": self._client.node.hex(),
-            "node_ip_address": self._client.node_address,
+            "node_ip_address": split_address(self._client.node_address)[0] if self._client.is_in_cluster else LOOPBACK,
             "namespace": self._client.namespace,
         }
 
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
         self._client.close()
+
+
+LOOPBACK = "127.0.0.1"
+"""What stands for the address of a node that listens nowhere."""
 
 
 def _total(amounts: Any) -> dict[str, float]:
