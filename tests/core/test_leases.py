@@ -436,6 +436,39 @@ def test_an_actor_needs_a_node_that_has_what_it_asks_for_to_be_placed() -> None:
     assert rig.table.ledger.available() == {"CPU": 1.0}
 
 
+def test_actors_that_have_ended_or_wait_no_more_leave_nothing_behind() -> None:
+    rig = Rig(cpus=1)
+    actors = [b"actor-%02d" % number * 2 for number in range(6)]
+    for actor in actors[:3]:
+        rig.table.request_actor(actor, JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    assert set(rig.table._queue._requesters) == set(actors[:3]), "they live"
+    for placed in rig.placed[:2]:
+        rig.table.worker_died(placed.worker.process, "exit", rig.now_s)
+    assert set(rig.table._queue._requesters) == {actors[2]}
+    rig.table.request_actor(actors[2], JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.table.worker_died(rig.placed[2].worker.process, "exit", rig.now_s)
+    rig.run()
+    assert set(rig.table._queue._requesters) == {actors[2]}, "it was started again before its first worker was dead"
+    rig.table.worker_died(rig.placed[3].worker.process, "exit", rig.now_s)
+
+    rig.starts = False
+    rig.table.request_actor(actors[3], JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    rig.table.requester_gone(actors[3], rig.now_s)
+    assert not rig.table._queue._requesters, "it was ended while its worker was started"
+    rig.table.request_actor(actors[4], JOB, Resources.of(num_gpus=1), ONE, now_s=rig.now_s)
+    rig.table.requester_gone(actors[4], rig.now_s)
+    assert not rig.table._queue._requesters, "it was ended while it waited for resources"
+    rig.table.request_actor(actors[5], JOB, Resources(), ONE, now_s=rig.now_s)
+    rig.run()
+    while rig.starting:
+        rig.table.worker_start_failed(rig.starting.popleft(), "broken", rig.now_s)
+        rig.run()
+    assert [effect.actor for effect in rig.other if type(effect) is ActorUnplaceable] == [actors[5]]
+    assert not rig.table._queue._requesters, "no worker could be started"
+
+
 def test_an_actor_that_cannot_be_placed_says_so() -> None:
     rig = Rig(cpus=1)
     rig.table.request_actor(b"actor-00" * 2, JOB, Resources.of(num_gpus=1), ONE, now_s=rig.now_s)

@@ -43,7 +43,10 @@ class Request:
 
 
 class Requester:
-    """A process that asks for leases, or an actor that needs its worker."""
+    """A process that asks for leases, or an actor that needs its worker.
+
+    A process is kept with its turn until it ends; an actor only while it waits for its worker, or has it.
+    """
 
     __slots__ = ("blocked_depth", "claims", "process", "turn")
 
@@ -228,6 +231,8 @@ class LeaseQueue:
         if claim.requests:
             claim.demand.leave(claim)
             claim.demand.enter(claim)
+        elif not claim.held:
+            self._forget_actor(claim)
 
     def cancel(self, process: bytes, number: int) -> None:
         """Drop what is left of a request; one that is not there was granted."""
@@ -336,6 +341,14 @@ class LeaseQueue:
         if not demand.rings:
             self._pending.pop(demand, None)
             demand.passed_over_s = None
+        if not claim.held:
+            self._forget_actor(claim)
+
+    def _forget_actor(self, claim: Claim) -> None:
+        """An actor that has ended, or will never be placed, is gone as a requester too; a process says so itself."""
+        requester = claim.requester
+        if claim.demand.dedicated and self._requesters.get(requester.process) is requester:
+            del self._requesters[requester.process]
 
     def _longest_passed_over(self, ledger: ResourcesLedger, now_s: float) -> Demand | None:
         hungry: Demand | None = None
