@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from remora.base.resources import Resources
 from remora.core.lease import ActorDelayed, ActorPlaced, ActorUnplaceable, RejectRequest, Send
 from remora.core.lease_fairness import QUANTUM_S
+from remora.core.lease_queue import UNUSED_CLAIMS, LeaseQueue
 from remora.core.leases import PATIENCE_S, LeaseTable
 from remora.core.worker_pool import StartWorker, StopWorker, WorkerPhase
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed
@@ -681,12 +682,48 @@ def test_ten_thousand_requests_are_not_looked_at_for_each_event() -> None:
     assert looked_at <= 10 * 5
 
 
+def test_sorts_of_workers_that_nobody_asks_for_any_more_are_forgotten() -> None:
+    rig = Rig(cpus=2, resources={f"group-{number}": 1 for number in range(3 * UNUSED_CLAIMS)})
+    kept = rig.request(need=Resources.of(num_cpus=1, resources={"group-0": 1}))
+    ((_, grant),) = rig.take()
+    assert grant.request == kept
+    for number in range(1, 3 * UNUSED_CLAIMS):
+        rig.request(need=Resources.of(num_cpus=1, resources={f"group-{number}": 1}))
+        ((process, other),) = rig.take()
+        rig.give_back(process, other)
+    queue = rig.table._queue
+    assert len(queue._demands) == len(list(queue.claims())) == UNUSED_CLAIMS + 1
+    rig.request(need=Resources.of(num_cpus=1, resources={"group-1": 1}))
+    assert len(rig.take()) == 1, "what was forgotten is asked for again"
+    rig.table.requester_gone(DRIVER, rig.now_s)
+    assert {demand.need for demand in queue._demands.values()} == {
+        lease.claim.demand.need for lease in rig.table.leases()
+    }, "what its workers still run"
+    for lease in rig.table.leases():
+        rig.table.worker_idle(lease.worker.process, rig.now_s)
+    rig.run()
+    assert not queue._demands
+    assert not queue._requesters
+
+
+def test_a_number_is_free_again_when_its_request_is_granted_or_cancelled() -> None:
+    rig = Rig(cpus=1)
+    number = rig.request(count=2)
+    with pytest.raises(ValueError, match="twice"):
+        rig.table.request(DRIVER, JOB, number, Resources.of(num_gpus=1), now_s=rig.now_s)
+    rig.table.cancel(DRIVER, number, rig.now_s)
+    rig.table.request(DRIVER, JOB, number, Resources.of(num_gpus=1), now_s=rig.now_s)
+    rig.run()
+    assert [demand.need for demand in rig.table._queue.pending()] == [Resources.of(num_gpus=1)]
+
+
 class Leasing(RuleBasedStateMachine):
     """Random days of a node. The model is what each requester holds and waits for."""
 
-    @initialize(cpus=st.integers(1, 3))
-    def begin(self, cpus: int) -> None:
+    @initialize(cpus=st.integers(1, 3), unused_claims=st.sampled_from([0, 1, UNUSED_CLAIMS]))
+    def begin(self, cpus: int, unused_claims: int) -> None:
         self.rig = Rig(cpus=cpus, gpus=1)
+        self.rig.table._queue = LeaseQueue(unused_claims)
         self.held: dict[int, tuple[bytes, LeaseGranted]] = {}
         self.wanted: Counter[tuple[bytes, int]] = Counter()
         self.need: dict[int, Resources] = {}

@@ -19,6 +19,7 @@ another one without blocking.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from remora.base.ids import short
@@ -27,6 +28,9 @@ from remora.core.resources_ledger import ResourcesLedger
 
 PATIENCE_S = 1.0
 PASS_BY_S = 5.0
+UNUSED_CLAIMS = 100
+"""How many claims without requests and leases are kept: most processes ask again for what they had, and their turns
+count. There may be as many sorts of workers as a job makes placement groups, so that not all can be kept."""
 
 
 class Request:
@@ -48,11 +52,14 @@ class Requester:
     A process is kept with its turn until it ends; an actor only while it waits for its worker, or has it.
     """
 
-    __slots__ = ("blocked_depth", "claims", "process", "turn")
+    __slots__ = ("blocked_depth", "claims", "process", "requests", "turn")
 
     def __init__(self, process: bytes) -> None:
         self.process = process
         self.claims: dict[Demand, Claim] = {}
+        """Those with requests or leases, and some that had."""
+        self.requests: dict[int, Request] = {}
+        """All that wait, by number, whatever they ask for."""
         self.turn = 0
         self.blocked_depth = 0
         """How deeply its task is nested while it is blocked; 0 when it is not."""
@@ -86,6 +93,7 @@ class Demand:
     """All claims to workers of one sort. Those with requests stand in rings, in the order of their turns."""
 
     __slots__ = (
+        "claim_count",
         "dedicated",
         "environment",
         "fits_here",
@@ -105,6 +113,8 @@ class Demand:
         """What the node must have in all."""
         self.rings: dict[tuple[int, int], dict[Claim, None]] = {}
         """By the negative depth of blocked requesters (0 for those that run) and by how many leases they hold."""
+        self.claim_count = 0
+        """Claims that are kept, waiting or not. Without any the demand is dropped."""
         self.turn = 0
         self.fits_here = True
         """Whether this node has so much in all."""
@@ -139,12 +149,15 @@ class Demand:
 
 
 class LeaseQueue:
-    """Every waiting request of a node."""
+    """Every waiting request of a node. So many claims are kept that have neither requests nor leases."""
 
-    def __init__(self) -> None:
+    def __init__(self, unused_claims: int = UNUSED_CLAIMS) -> None:
+        self._unused_claims = unused_claims
         self._demands: dict[DemandKey, Demand] = {}
         self._pending: dict[Demand, None] = {}
         self._requesters: dict[bytes, Requester] = {}
+        self._unused: dict[Claim, None] = {}
+        """Claims without requests and leases, that of longest ago first."""
         self._job_turn: dict[bytes, int] = {}
         self._last_turn = 0
         self._pass_by_at_s = 0.0
@@ -158,7 +171,7 @@ class LeaseQueue:
         requester = self._requesters.get(process)
         if count < 1:
             raise ValueError(f"{short(process)} asks for {count} leases")
-        if requester is not None and any(number in claim.requests for claim in requester.claims.values()):
+        if requester is not None and number in requester.requests:
             raise ValueError(f"{short(process)} used request number {number} twice")
         if requester is None:
             requester = self._requesters[process] = Requester(process)
@@ -168,9 +181,11 @@ class LeaseQueue:
         claim = requester.claims.get(demand)
         if claim is None:
             claim = requester.claims[demand] = Claim(requester, demand)
+            demand.claim_count += 1
         if not claim.requests:
             demand.enter(claim)
-        claim.requests[number] = Request(claim, number, count, now_s)
+            self._unused.pop(claim, None)
+        claim.requests[number] = requester.requests[number] = Request(claim, number, count, now_s)
         self._pending.setdefault(demand)
         return claim
 
@@ -214,7 +229,7 @@ class LeaseQueue:
         demand.leave(claim)
         claim.held += 1
         if request.left == 0:
-            del claim.requests[request.number]
+            del claim.requests[request.number], claim.requester.requests[request.number]
         if claim.requests:
             demand.enter(claim)
         elif not demand.rings:
@@ -232,17 +247,15 @@ class LeaseQueue:
             claim.demand.leave(claim)
             claim.demand.enter(claim)
         elif not claim.held:
-            self._forget_actor(claim)
+            self._set_aside(claim)
 
     def cancel(self, process: bytes, number: int) -> None:
         """Drop what is left of a request; one that is not there was granted."""
-        requester = self._requesters.get(process)
-        if requester is None:
-            return
-        for claim in requester.claims.values():
-            if claim.requests.pop(number, None) is not None:
-                self._left(claim)
-                return
+        request = self._find(process, number)
+        if request is not None:
+            claim = request.claim
+            del claim.requests[number], claim.requester.requests[number]
+            self._left(claim)
 
     def left(self, process: bytes, number: int) -> int:
         """How many leases of the request wait for their resources."""
@@ -278,23 +291,22 @@ class LeaseQueue:
 
     def _find(self, process: bytes, number: int) -> Request | None:
         requester = self._requesters.get(process)
-        claims = requester.claims.values() if requester is not None else ()
-        return next((claim.requests[number] for claim in claims if number in claim.requests), None)
+        return requester.requests.get(number) if requester is not None else None
 
     def remove(self, process: bytes) -> list[Claim]:
         """The requester is gone; returns the claims it had, for their leases."""
         requester = self._requesters.pop(process, None)
         if requester is None:
             return []
-        for claim in requester.claims.values():
+        requester.requests.clear()
+        claims = list(requester.claims.values())
+        for claim in claims:
             claim.requests.clear()
             self._left(claim)
-        return list(requester.claims.values())
+        return claims
 
     def forget_job(self, job: bytes) -> None:
-        """Forget the job's turn, and its demands for which nobody waits."""
-        for demand in [demand for demand in self._demands.values() if demand.job == job and not demand.rings]:
-            del self._demands[demand.key]
+        """Forget the job's turn."""
         self._job_turn.pop(job, None)
 
     def set_blocked(self, process: bytes, depth: int) -> None:
@@ -342,12 +354,25 @@ class LeaseQueue:
             self._pending.pop(demand, None)
             demand.passed_over_s = None
         if not claim.held:
-            self._forget_actor(claim)
+            self._set_aside(claim)
 
-    def _forget_actor(self, claim: Claim) -> None:
-        """An actor that has ended, or will never be placed, is gone as a requester too; a process says so itself."""
-        requester = claim.requester
-        if claim.demand.dedicated and self._requesters.get(requester.process) is requester:
+    def _set_aside(self, claim: Claim) -> None:
+        """Nothing of it waits and nothing is held."""
+        if claim.demand.dedicated or self._requesters.get(claim.requester.process) is not claim.requester:
+            self._drop(claim)
+            return
+        self._unused[claim] = None
+        if len(self._unused) > self._unused_claims:
+            self._drop(next(iter(self._unused)))
+
+    def _drop(self, claim: Claim) -> None:
+        requester, demand = claim.requester, claim.demand
+        self._unused.pop(claim, None)
+        del requester.claims[demand]
+        demand.claim_count -= 1
+        if not demand.claim_count:
+            del self._demands[demand.key]
+        if demand.dedicated and not requester.claims and self._requesters.get(requester.process) is requester:
             del self._requesters[requester.process]
 
     def _longest_passed_over(self, ledger: ResourcesLedger, now_s: float) -> Demand | None:
@@ -369,13 +394,21 @@ class LeaseQueue:
             AssertionError: an index does not agree with the requests.
         """
         for requester in self._requesters.values():
+            waiting = {number: one for claim in requester.claims.values() for number, one in claim.requests.items()}
+            assert requester.requests == waiting, f"{short(requester.process)}: requests of which no claim knows"
             for demand, claim in requester.claims.items():
+                assert bool(claim.requests or claim.held) != (claim in self._unused), f"{claim!r}: in use, or unused"
+                assert self._demands.get(demand.key) is demand, f"{demand!r} of {claim!r} was dropped"
                 assert claim.demand is demand, f"{claim!r} is filed wrongly"
                 assert bool(claim.requests) == (claim in demand.claims()), f"{claim!r} is not in its turn"
                 place = (-requester.blocked_depth, claim.held)
                 assert not claim.requests or claim.place == place, f"{claim!r} stands in the wrong ring"
                 assert all(request.left > 0 for request in claim.requests.values()), f"{claim!r} has empty requests"
+        assert len(self._unused) <= self._unused_claims, f"{self!r}: too many unused claims"
+        assert self._unused.keys() <= set(self.claims()), f"{self!r}: unused claims of those who are gone"
+        claims = Counter(claim.demand for claim in self.claims())
         for demand in self._demands.values():
+            assert demand.claim_count >= max(1, claims[demand]), f"{demand!r} has {demand.claim_count} claims"
             assert bool(demand.rings) == (demand in self._pending), f"{demand!r} waits and is not pending"
 
     def __repr__(self) -> str:
