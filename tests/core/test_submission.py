@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from remora.core.function_shapes import REMEMBERED_SHAPES, FunctionShapes
 from remora.core.submission import LINGER_S, Fail, Push, Submission
 from remora.core.task_queue import MAX_DEPTH, LeasedWorker, TaskShape
 from remora.messages.leases import CancelRequest, LeaseGranted, RequestLease, ReturnLease
@@ -43,7 +44,9 @@ class Rig:
 
     def grant(self, request: int) -> tuple[LeasedWorker[Any], list[int]]:
         self.leases += 1
-        worker, records = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", self.leases))
+        granted = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", self.leases))
+        assert granted is not None
+        worker, records = granted
         return worker, [record.call for record in records]
 
     def sent(self, kind: type[Any]) -> list[Any]:
@@ -264,6 +267,95 @@ def test_requests_are_taken_back_when_nothing_waits(rig: Rig) -> None:
     assert calls == []
 
 
+def run_and_rest(rig: Rig, shape: TaskShape, now_s: float) -> float:
+    """One task runs at a worker of its own; when this returns, nothing has been asked for or held for long."""
+    worker, (call,) = rig.worker_with(shape, 1)
+    rig.tasks.completed(worker, call, QUICK_S)
+    for _ in range(3):
+        now_s += 1.1 * LINGER_S
+        rig.tasks.tick(now_s)
+    assert rig.sent(ReturnLease) == [ReturnLease([worker.lease])]
+    rig.tasks.validate()
+    return now_s
+
+
+def test_a_sort_of_tasks_that_has_nothing_to_do_is_forgotten(rig: Rig) -> None:
+    now_s = 1.0
+    for number in range(100):
+        now_s = run_and_rest(rig, rig.tasks.shape({"CPU": 10_000, f"group-{number}": 1}), now_s)
+        assert not rig.tasks._queues
+        assert not rig.tasks._queue_of
+    assert rig.tasks.is_idle
+
+
+def test_a_shape_is_of_use_after_its_queue_was_dropped(rig: Rig) -> None:
+    quick, other = rig.tasks.shape(ONE_CPU), rig.tasks.shape(ONE_CPU)
+    now_s = run_and_rest(rig, quick, 1.0)
+    depth = quick.depth
+    assert depth > 1
+    now_s = run_and_rest(rig, quick, now_s)
+    assert quick.depth > depth, "what was learned of the function is kept"
+    new = rig.tasks.shape(ONE_CPU)
+    worker, _ = rig.worker_with(new, 1)
+    rig.tasks.completed(worker, rig.calls, QUICK_S)
+    assert rig.submit(quick) == [worker], "it has the workers of the tasks that are like it"
+    rig.tasks.completed(worker, rig.calls, QUICK_S)
+    assert rig.submit(other) == [worker]
+    assert quick.queue is other.queue is new.queue
+    assert rig.tasks.cancel(worker.in_flight[rig.calls]) is worker
+    rig.tasks.validate()
+
+
+def test_a_worker_that_comes_for_what_was_forgotten_goes_back_at_once(rig: Rig) -> None:
+    shape = rig.tasks.shape(ONE_CPU)
+    rig.submit(shape)
+    (request,) = rig.sent(RequestLease)
+    (record,) = rig.tasks.records()
+    rig.tasks.cancel(record)
+    rig.tasks.tick(1.0)
+    assert rig.sent(CancelRequest) == [CancelRequest(request.request)]
+    rig.tasks.tick(1.1)
+    assert not rig.tasks.is_idle, "a worker may be on its way"
+    rig.tasks.tick(1.0 + 1.1 * LINGER_S)
+    assert rig.tasks.is_idle
+    assert rig.tasks.granted(LeaseGranted(request.request, 1, b"workerid", "/w", 1)) is None
+    assert rig.sent(ReturnLease) == [ReturnLease([1])]
+    rig.tasks.request_failed(request.request, "no worker could be started")
+    assert not rig.tasks.outbox
+    rig.submit(shape)
+    assert rig.sent(RequestLease)[0].request != request.request
+
+
+def test_a_function_remembers_some_of_the_shapes_that_it_was_called_in(rig: Rig) -> None:
+    shapes = FunctionShapes()
+    used = rig.tasks.shape(ONE_CPU)
+    shapes.keep("used", used)
+    rig.worker_with(used, 1)
+    now_s = 1.0
+    for number in range(10 * REMEMBERED_SHAPES):
+        shape = rig.tasks.shape({"CPU": 10_000, f"group-{number}": 1})
+        shapes.keep(number, shape)
+        assert shapes.get(number) is shape
+        for _ in range(2):
+            now_s += 1.1 * LINGER_S
+            rig.tasks.tick(now_s)
+    assert len(shapes) <= REMEMBERED_SHAPES + 1
+    assert shapes.get("used") is used
+    assert shapes.get(0) is None
+
+
+def test_a_function_remembers_every_shape_with_something_to_do(rig: Rig) -> None:
+    shapes = FunctionShapes()
+    for number in range(2 * REMEMBERED_SHAPES):
+        shapes.keep(number, rig.tasks.shape({f"group-{number}": 1}))
+    assert len(shapes) == 2 * REMEMBERED_SHAPES
+    for now_s in (1.0, 2.0):
+        rig.tasks.tick(now_s)
+    for number in range(2 * REMEMBERED_SHAPES):
+        shapes.keep(f"later-{number}", rig.tasks.shape({f"group-{number}": 2}))
+    assert shapes.get(0) is None, "it has had nothing to do for a while"
+
+
 def test_handed_back_calls_go_first_at_no_charge_and_elsewhere(rig: Rig) -> None:
     shape = rig.tasks.shape(ONE_CPU)
     shape.set_depth(4)
@@ -433,6 +525,7 @@ class Submitting(RuleBasedStateMachine):
             self.tasks.shape({"CPU": 20_000}),
         ]
         self.open_requests: Counter[int] = Counter()
+        self.cancelled_requests: Counter[int] = Counter()
         self.running: dict[int, LeasedWorker[Any]] = {}
         self.records: dict[int, Record] = {}
         self.max_retries: dict[int, int] = {}
@@ -446,7 +539,7 @@ class Submitting(RuleBasedStateMachine):
             if type(effect) is RequestLease:
                 self.open_requests[effect.request] = effect.count
             elif type(effect) is CancelRequest:
-                self.open_requests.pop(effect.request, None)
+                self.cancelled_requests[effect.request] = self.open_requests.pop(effect.request, 0)
             elif type(effect) is ReturnLease:
                 for lease in effect.leases:
                     assert not self.running.pop(lease).in_flight
@@ -474,9 +567,29 @@ class Submitting(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(sorted(+self.open_requests)))
         self.open_requests[request] -= 1
         self.leases += 1
-        worker, records = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", 0))
+        granted = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", 0))
+        assert granted is not None, "it is asked for"
+        worker, records = granted
         assert [record.call for record in records] == list(worker.in_flight)
         self.running[self.leases] = worker
+
+    @precondition(lambda self: +self.cancelled_requests)
+    @rule(data=st.data())
+    def grant_late(self, data: st.DataObject) -> None:
+        """The grant and the cancelling of its request met on the way."""
+        request = data.draw(st.sampled_from(sorted(+self.cancelled_requests)))
+        self.cancelled_requests[request] -= 1
+        self.leases += 1
+        granted = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", 0))
+        if granted is None:
+            assert self.tasks.outbox.pop() == ReturnLease([self.leases])
+        else:
+            self.running[self.leases] = granted[0]
+
+    @rule(shape=st.integers(0, 2))
+    def another_function(self, shape: int) -> None:
+        queue = self.shapes[shape].queue
+        self.shapes[shape] = self.tasks.shape(queue.resources)
 
     @precondition(lambda self: any(w.in_flight for w in self.running.values()))
     @rule(data=st.data(), duration_s=st.sampled_from([QUICK_S, QUICK_S, 0.0008, SLOW_S]), replies=st.integers(1, 9))
@@ -553,8 +666,9 @@ class Submitting(RuleBasedStateMachine):
                 request = min(+self.open_requests)
                 self.open_requests[request] -= 1
                 self.leases += 1
-                worker, _ = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", 0))
-                self.running[self.leases] = worker
+                granted = self.tasks.granted(LeaseGranted(request, self.leases, b"workerid", "/w", 0))
+                assert granted is not None, "it is asked for"
+                self.running[self.leases] = granted[0]
             else:
                 break
         assert set(self.ended) == set(self.records), "every record ends"

@@ -12,6 +12,8 @@ from remora.core.task_queue import TaskQueue
 from remora.messages.leases import CancelRequest, RequestLease
 
 _QUEUE_BITS = 24
+QUEUE_NUMBERS = 1 << _QUEUE_BITS
+"""Queues have numbers below this one."""
 MANY_BYTES = 1 << 40
 """Said of arguments that are worth going to another node for: the tasks of a queue differ in how many they have."""
 

@@ -12,8 +12,8 @@ from typing import Any, Generic
 
 import msgspec
 
-from remora.core.lease_requests import LeaseRequests
-from remora.core.task_queue import LeasedWorker, R, TaskQueue, TaskRecord, TaskShape
+from remora.core.lease_requests import QUEUE_NUMBERS, LeaseRequests
+from remora.core.task_queue import LeasedWorker, R, TaskQueue, TaskRecord, TaskShape, queue_key
 from remora.messages.leases import CancelRequest, LeaseGranted, RequestLease, ReturnLease
 
 LINGER_S = 0.2
@@ -56,7 +56,9 @@ class Submission(Generic[R]):
         self.outbox: list[Effect] = []
         """In order. The client takes what is in it, and leaves an empty list."""
         self._requests = LeaseRequests(request_limit)
-        self._queues: list[TaskQueue[R]] = []
+        self._queues: dict[int, TaskQueue[R]] = {}
+        """By number. One that is unused for a while is dropped: there may be as many as the program makes groups."""
+        self._last_queue = -1
         self._queue_of: dict[tuple[Any, ...], TaskQueue[R]] = {}
         self._workers: dict[int, LeasedWorker[R]] = {}
 
@@ -67,12 +69,8 @@ class Submission(Generic[R]):
 
         *near* is the node where the large arguments of these tasks are; they get leases of their own.
         """
-        key = (frozenset(resources.items()), strategy, environment, near)
-        queue = self._queue_of.get(key)
-        if queue is None:
-            queue = self._queue_of[key] = TaskQueue(len(self._queues), resources, strategy, environment, near)
-            self._queues.append(queue)
-        return TaskShape(queue)
+        queue = self._queue_of.get(queue_key(resources, strategy, environment, near))
+        return TaskShape(queue or self._keep(TaskQueue(resources, strategy, environment, near)))
 
     def submit(self, record: R) -> LeasedWorker[R] | None:
         """The worker to send the record to, now in flight there, or None: it waits, and ``outbox`` may ask for more."""
@@ -105,6 +103,10 @@ class Submission(Generic[R]):
                 return found
         waiting.append(record)
         if len(waiting) > queue.request_above:
+            if queue.is_dropped:
+                waiting.pop()
+                shape.queue = self._keep(queue)
+                return self.submit(record)
             self._want_more(queue)
         return None
 
@@ -157,8 +159,10 @@ class Submission(Generic[R]):
             queue.drop_cancelled_front()
         return worker
 
-    def granted(self, grant: LeaseGranted) -> tuple[LeasedWorker[R], Sequence[R]]:
+    def granted(self, grant: LeaseGranted) -> tuple[LeasedWorker[R], Sequence[R]] | None:
         """A worker came: send it these records, in order, when it is connected.
+
+        None: nobody wants it any more, its request was cancelled long ago; ``outbox`` returns it.
 
         Raises:
             ValueError: the request is not one of this process, or the lease is held already.
@@ -167,7 +171,10 @@ class Submission(Generic[R]):
             raise ValueError(f"the daemon granted request {grant.request}, which was never made")
         if grant.lease in self._workers:
             raise ValueError(f"the daemon granted lease {grant.lease} twice")
-        queue = self._queues[self._requests.queue_number(grant.request)]
+        queue = self._queues.get(self._requests.queue_number(grant.request))
+        if queue is None:
+            self.outbox.append(ReturnLease([grant.lease]))
+            return None
         self._requests.answered(queue, grant.request, 1)
         worker: LeasedWorker[R] = LeasedWorker(
             queue, grant.lease, grant.worker, grant.address, grant.slot, grant.gpu_ids
@@ -177,7 +184,9 @@ class Submission(Generic[R]):
 
     def request_failed(self, request: int, cause: str) -> None:
         """No worker can be had: what waits fails, unless workers are there already."""
-        queue = self._queues[self._requests.queue_number(request)]
+        queue = self._queues.get(self._requests.queue_number(request))
+        if queue is None:
+            return  # it was cancelled, and nothing has waited since
         self._requests.answered(queue, request, queue.requests.get(request, 0))
         if queue.workers:
             return
@@ -258,53 +267,62 @@ class Submission(Generic[R]):
 
         Shapes stay of use: what is submitted afterwards fails at the next call of this.
         """
-        for queue in self._queues:
+        for queue in list(self._queues.values()):
             lost = [record for worker in queue.workers.values() for record in worker.in_flight.values()]
             lost += [record for record in queue.waiting if record.call not in queue.cancelled]
             self.outbox.extend(Fail(record, cause) for record in lost)
             queue.forget()
+            self._drop(queue)
         self._workers.clear()
 
     def tick(self, now_s: float) -> None:
         """Return leases that have lingered, and take back requests that nothing waits for. Every 50 ms or so."""
-        for queue in self._queues:
-            if queue.waiting:
+        for queue in list(self._queues.values()):
+            if not queue.waiting:
+                self._let_go(queue, now_s)
+            if queue.is_used:
+                queue.unused_since_s = 0.0
+            elif not queue.unused_since_s:
+                queue.unused_since_s = now_s
+            elif now_s - queue.unused_since_s >= LINGER_S:  # a grant may have met the cancelling of its request
+                self._drop(queue)
+
+    def _let_go(self, queue: TaskQueue[R], now_s: float) -> None:
+        if queue.requests:
+            self.outbox += self._requests.cancel(queue)
+        for worker in list(queue.workers.values()):
+            if worker.in_flight or worker.closing:
                 continue
-            if queue.requests:
-                self.outbox += self._requests.cancel(queue)
-            for worker in list(queue.workers.values()):
-                if worker.in_flight or worker.closing:
-                    continue
-                if not worker.idle_since_s:
-                    worker.idle_since_s = now_s
-                elif now_s - worker.idle_since_s >= LINGER_S:
-                    self._give_back(worker)
+            if not worker.idle_since_s:
+                worker.idle_since_s = now_s
+            elif now_s - worker.idle_since_s >= LINGER_S:
+                self._give_back(worker)
 
     def records(self) -> list[R]:
         """Every record that has not ended, in flight or waiting."""
         found = [record for worker in self._workers.values() for record in worker.in_flight.values()]
-        for queue in self._queues:
+        for queue in self._queues.values():
             found += [record for record in queue.waiting if record.call not in queue.cancelled]
         return found
 
     def waiting(self) -> Iterator[R]:
         """The records that no worker has room for. Nothing may be submitted or completed meanwhile."""
-        for queue in self._queues:
+        for queue in self._queues.values():
             cancelled = queue.cancelled
             yield from (record for record in queue.waiting if record.call not in cancelled)
 
     def backlog(self) -> int:
         """How many records wait for a worker."""
-        return sum(queue.backlog() for queue in self._queues)
+        return sum(queue.backlog() for queue in self._queues.values())
 
     @property
     def is_idle(self) -> bool:
-        """Whether ``tick`` has nothing to do: no lease is held and none asked for."""
-        return not self._workers and not any(queue.requests for queue in self._queues)
+        """Whether ``tick`` has nothing to do: no lease is held and none asked for, nor were any a moment ago."""
+        return not self._queues
 
     def has_unanswered_requests(self) -> bool:
         """Whether tasks wait for leases: a blocking call here is then told to the daemon at once."""
-        return any(queue.requested for queue in self._queues)
+        return any(queue.requested for queue in self._queues.values())
 
     def workers(self) -> list[LeasedWorker[R]]:
         """All leased workers."""
@@ -313,6 +331,22 @@ class Submission(Generic[R]):
     def worker(self, lease: int) -> LeasedWorker[R] | None:
         """The worker of a lease, unless it was returned."""
         return self._workers.get(lease)
+
+    def _keep(self, queue: TaskQueue[R]) -> TaskQueue[R]:
+        """A dropped queue is of use again, or else one like it, which is there already: the one that is returned."""
+        kept = self._queue_of.setdefault(queue.key, queue)
+        if kept is queue:
+            while queue.is_dropped:
+                self._last_queue = (self._last_queue + 1) % QUEUE_NUMBERS
+                queue.is_dropped = self._last_queue in self._queues
+            queue.number = self._last_queue
+            queue.unused_since_s = 0.0
+            self._queues[queue.number] = queue
+        return kept
+
+    def _drop(self, queue: TaskQueue[R]) -> None:
+        del self._queues[queue.number], self._queue_of[queue.key]
+        queue.is_dropped = True
 
     def _refill(self, worker: LeasedWorker[R]) -> Sequence[R]:
         queue = worker.queue
@@ -386,13 +420,15 @@ class Submission(Generic[R]):
         Raises:
             AssertionError: a record is in two places, or one waits that nothing will ever move.
         """
-        for queue in self._queues:
+        for number, queue in self._queues.items():
             queue.validate()
-        held = {lease: worker for queue in self._queues for lease, worker in queue.workers.items()}
+            assert queue.number == number, f"{queue!r} is filed wrongly"
+        assert {id(queue) for queue in self._queue_of.values()} == {id(queue) for queue in self._queues.values()}
+        held = {lease: worker for queue in self._queues.values() for lease, worker in queue.workers.items()}
         assert held == self._workers, f"{self!r}: workers of queues and of leases differ"
 
     def __repr__(self) -> str:
-        return f"<Submission {self._queues}>"
+        return f"<Submission {list(self._queues.values())}>"
 
 
 def _charge(record: TaskRecord) -> bool:

@@ -165,6 +165,8 @@ class TaskQueue(Generic[R]):
     __slots__ = (
         "cancelled",
         "environment",
+        "is_dropped",
+        "key",
         "near",
         "number",
         "open",
@@ -173,14 +175,18 @@ class TaskQueue(Generic[R]):
         "requests",
         "resources",
         "strategy",
+        "unused_since_s",
         "waiting",
         "workers",
     )
 
-    def __init__(
-        self, number: int, resources: Mapping[str, int], strategy: str, environment: str, near: bytes = b""
-    ) -> None:
-        self.number = number
+    def __init__(self, resources: Mapping[str, int], strategy: str, environment: str, near: bytes = b"") -> None:
+        self.key = queue_key(resources, strategy, environment, near)
+        self.number = 0
+        """Given by the submission that keeps it."""
+        self.is_dropped = True
+        """No submission keeps it, because nothing of it waits or runs; its shapes bring it back."""
+        self.unused_since_s = 0.0
         self.near = near
         """The node where the large arguments of these tasks are; empty when they have none."""
         self.resources = dict(resources)
@@ -198,6 +204,11 @@ class TaskQueue(Generic[R]):
         self.requested = 0
         self.request_above = 0
         """More leases are asked for when more than this many records wait."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything waits, is asked for, or is held."""
+        return bool(self.waiting or self.workers or self.requests)
 
     def backlog(self) -> int:
         """How many records wait for a worker."""
@@ -236,6 +247,7 @@ class TaskQueue(Generic[R]):
         places = [record.call for record in self.waiting]
         places += [call for worker in self.workers.values() for call in worker.in_flight]
         assert len(places) == len(set(places)), f"{self!r}: a record is in two places"
+        assert not self.is_dropped, f"{self!r} was dropped"
         assert self.cancelled <= {record.call for record in self.waiting}, f"{self!r}: cancelled records left over"
         assert self.requested == sum(self.requests.values()), f"{self!r}: requests do not add up"
         assert len(set(self.open)) == len(self.open), f"{self!r}: a worker is open twice"
@@ -254,6 +266,11 @@ class TaskQueue(Generic[R]):
         return (
             f"<TaskQueue {self.number} waiting={self.backlog()} workers={len(self.workers)} requested={self.requested}>"
         )
+
+
+def queue_key(resources: Mapping[str, int], strategy: str, environment: str, near: bytes) -> tuple[Any, ...]:
+    """What the tasks of a queue have in common."""
+    return frozenset(resources.items()), strategy, environment, near
 
 
 def _depth(shape: TaskShape) -> int:

@@ -251,11 +251,13 @@ class ProcessCalls(ProcessObjects):
 
     def _on_lease_message(self, message: Any) -> None:
         if isinstance(message, LeaseGranted):
-            worker, records = self.submission.granted(message)
-            if self._connect(ProcessId(worker.process), worker):
-                self._push(worker, records)
-            else:
-                self.submission.close(worker)
+            granted = self.submission.granted(message)
+            if granted is not None:
+                worker, records = granted
+                if self._connect(ProcessId(worker.process), worker):
+                    self._push(worker, records)
+                else:
+                    self.submission.close(worker)
         elif isinstance(message, ReclaimLease):
             self.submission.reclaim(message.lease)
         elif isinstance(message, RequestFailed):

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from remora.base.object_ref import ObjectRef
+from remora.core.function_shapes import FunctionShapes
 from remora.messages.tasks import DefineFunction, DefineMethod
 from remora.serialization import serialize_function
 
@@ -27,7 +28,7 @@ class FunctionRecord:
         self.name = name
         self.definition = definition
         self.refs = refs
-        self.shapes: dict[Any, Any] = {}
+        self.shapes = FunctionShapes()
 
     def __repr__(self) -> str:
         return f"<FunctionRecord {self.number}: {self.name}>"

@@ -191,9 +191,11 @@ class TaskClient:
         if queue.near != near:
             key = (record.shape, near)
             shapes = record.function.shapes
-            if key not in shapes:
-                shapes[key] = self._submission.shape(queue.resources, queue.strategy, queue.environment, near)
-            record.shape = shapes[key]
+            shape = shapes.get(key)
+            if shape is None:
+                shape = self._submission.shape(queue.resources, queue.strategy, queue.environment, near)
+                shapes.keep(key, shape)
+            record.shape = shape
 
     def renew_plans(self) -> None:
         """Calls that were planned before may go elsewhere now."""
@@ -210,7 +212,8 @@ class TaskClient:
         with self._lock:
             shape = record.shapes.get(key)
             if shape is None:
-                shape = record.shapes[key] = self._submission.shape(needed.units, options.strategy)
+                shape = self._submission.shape(needed.units, options.strategy)
+                record.shapes.keep(key, shape)
             for ref in record.refs:
                 self._refs.publish(ref)
         plan = options.record = CallPlan(self._scope, function, record, shape, options)
@@ -317,9 +320,9 @@ class TaskClient:
         kind = type(message)
         with self._lock:
             if kind is LeaseGranted:
-                worker, records = self._submission.granted(message)
-                if self._connect(worker):
-                    self._push(worker, records)
+                granted = self._submission.granted(message)
+                if granted is not None and self._connect(granted[0]):
+                    self._push(*granted)
             elif kind is ReclaimLease:
                 self._submission.reclaim(message.lease)
             elif kind is RequestFailed:
