@@ -52,7 +52,7 @@ class Requester:
     A process is kept with its turn until it ends; an actor only while it waits for its worker, or has it.
     """
 
-    __slots__ = ("blocked_depth", "claims", "process", "requests", "turn")
+    __slots__ = ("blocked_depth", "claims", "is_gone", "process", "requests", "turn")
 
     def __init__(self, process: bytes) -> None:
         self.process = process
@@ -61,6 +61,8 @@ class Requester:
         self.requests: dict[int, Request] = {}
         """All that wait, by number, whatever they ask for."""
         self.turn = 0
+        self.is_gone = False
+        """It has ended; there are claims of it while leases of it have not."""
         self.blocked_depth = 0
         """How deeply its task is nested while it is blocked; 0 when it is not."""
 
@@ -298,6 +300,7 @@ class LeaseQueue:
         requester = self._requesters.pop(process, None)
         if requester is None:
             return []
+        requester.is_gone = True
         requester.requests.clear()
         claims = list(requester.claims.values())
         for claim in claims:
@@ -358,12 +361,13 @@ class LeaseQueue:
 
     def _set_aside(self, claim: Claim) -> None:
         """Nothing of it waits and nothing is held."""
-        if claim.demand.dedicated or self._requesters.get(claim.requester.process) is not claim.requester:
+        unused = self._unused
+        if claim.requester.is_gone or claim.demand.dedicated:
             self._drop(claim)
             return
-        self._unused[claim] = None
-        if len(self._unused) > self._unused_claims:
-            self._drop(next(iter(self._unused)))
+        unused[claim] = None
+        if len(unused) > self._unused_claims:
+            self._drop(next(iter(unused)))
 
     def _drop(self, claim: Claim) -> None:
         requester, demand = claim.requester, claim.demand
@@ -372,7 +376,7 @@ class LeaseQueue:
         demand.claim_count -= 1
         if not demand.claim_count:
             del self._demands[demand.key]
-        if demand.dedicated and not requester.claims and self._requesters.get(requester.process) is requester:
+        if demand.dedicated and not requester.claims and not requester.is_gone:
             del self._requesters[requester.process]
 
     def _longest_passed_over(self, ledger: ResourcesLedger, now_s: float) -> Demand | None:
@@ -394,6 +398,7 @@ class LeaseQueue:
             AssertionError: an index does not agree with the requests.
         """
         for requester in self._requesters.values():
+            assert not requester.is_gone, f"{short(requester.process)} is gone and kept"
             waiting = {number: one for claim in requester.claims.values() for number, one in claim.requests.items()}
             assert requester.requests == waiting, f"{short(requester.process)}: requests of which no claim knows"
             for demand, claim in requester.claims.items():

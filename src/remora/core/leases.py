@@ -364,7 +364,7 @@ class LeaseTable:
         self._dispatch(now_s)
         if self._removed_groups and (group := group_of(claim.demand.need)) in self._removed_groups:
             self.group_removed(group, self._removed_groups[group], now_s)
-        begins_to_wait = list(claim.requests) == [number]
+        begins_to_wait = len(claim.requests) == 1 and number in claim.requests
         if begins_to_wait or (claim.requests and now_s >= self._reclaim_at_s):
             self._reclaim(now_s)
 
