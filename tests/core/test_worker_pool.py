@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from remora.core.worker_pool import IDLE_S, PooledWorker, StartWorker, StopWorker, WorkerPhase, WorkerPool
+from remora.core.worker_pool import (
+    IDLE_S,
+    MAX_START_FAILURES,
+    PooledWorker,
+    StartWorker,
+    StopWorker,
+    WorkerPhase,
+    WorkerPool,
+)
 
 JOB, OTHER_JOB = b"job-one.", b"job-two."
 KEY = (JOB, "")
@@ -55,6 +63,46 @@ def test_a_hundred_wanted_workers_are_not_forked_at_once() -> None:
     rig.pool.want(KEY, 99)
     assert rig.started() == [3]
     rig.pool.validate()
+
+
+def test_a_job_that_has_ended_leaves_nothing_behind() -> None:
+    rig = Rig(cpus=2, warm=1)
+    pool = rig.pool
+    for number in range(20):
+        job = b"job-%03d." % number
+        pool.job_started(job)
+        (warm,) = rig.started()
+        pool.want((job, "env"), 1)
+        (wanted,) = rig.started()
+        rig.ready(warm)
+        pool.want((job, ""), 0)
+        pool.start_failed(wanted)
+        (again,) = rig.started()
+        pool.validate()
+        pool.job_ended(job)
+        pool.want((job, "env"), 0)
+        pool.start_failed(again)  # it was told to stop
+        assert set(rig.stopped()) == {warm, again}
+        pool.died(b"process%d" % warm)
+        pool.validate()
+    for kept in (pool._workers, pool._idle, pool._starting, pool._wanted, pool._failures):
+        assert not kept
+
+
+def test_failures_are_counted_for_an_actor_that_outlives_its_job_until_it_is_given_up() -> None:
+    rig = Rig(cpus=2)
+    rig.pool.job_ended(JOB)
+    rig.pool.want(KEY, 1)
+    for failures in range(1, MAX_START_FAILURES + 1):
+        (number,) = rig.started()
+        assert rig.pool.start_failed(number) == (KEY, failures == MAX_START_FAILURES)
+        rig.pool.validate()
+    assert not rig.started()
+    assert not rig.pool._failures
+    rig.pool.want(KEY, 1)
+    rig.pool.start_failed(*rig.started())
+    rig.pool.want(KEY, 0)
+    assert not rig.pool._failures, "it waits no more"
 
 
 def test_no_more_are_started_than_are_wanted() -> None:

@@ -100,6 +100,7 @@ class WorkerPool:
         self._starting: dict[Key, int] = {}
         self._wanted: dict[Key, int] = {}
         self._failures: dict[Key, int] = {}
+        """Starts that failed one after the other; of a job that has ended only while workers are wanted for it."""
         self._jobs: list[bytes] = []
         self._ended_jobs: dict[bytes, None] = {}
         self._in_phase = dict.fromkeys(WorkerPhase, 0)
@@ -117,8 +118,9 @@ class WorkerPool:
         self._ended_jobs[job] = None
         if len(self._ended_jobs) > REMEMBERED_JOBS:
             del self._ended_jobs[next(iter(self._ended_jobs))]
-        for key in [key for key in self._wanted if key[0] == job]:
-            del self._wanted[key]
+        for counts in (self._wanted, self._failures):
+            for key in [key for key in counts if key[0] == job]:
+                del counts[key]
         for worker in self._workers.values():
             if worker.key[0] == job and worker.phase not in (WorkerPhase.DEDICATED, WorkerPhase.STOPPING):
                 self._stop(worker, force=True)
@@ -129,6 +131,8 @@ class WorkerPool:
         self._wanted.pop(key, None)
         if count:
             self._wanted[key] = count
+        elif key in self._failures and key[0] in self._ended_jobs:
+            del self._failures[key]
         self._start_workers()
 
     def ready(self, number: int, process: bytes, address: str, slot: int, now_s: float) -> PooledWorker | None:
@@ -161,19 +165,22 @@ class WorkerPool:
         if worker is None or worker.process:
             raise ValueError(f"worker {number} cannot fail to start: {worker!r}")
         self._forget(worker)
-        failures = self._failures[worker.key] = self._failures.get(worker.key, 0) + 1
+        key = worker.key
+        failures = self._failures.pop(key, 0) + 1
         gives_up = failures >= MAX_START_FAILURES
         if gives_up:
-            self._wanted.pop(worker.key, None)
+            self._wanted.pop(key, None)
+        if key in self._wanted or key[0] not in self._ended_jobs:
+            self._failures[key] = failures
         self._start_workers()
-        return worker.key, gives_up
+        return key, gives_up
 
     def take(self, key: Key) -> PooledWorker | None:
         """The worker of the key that was idle last, leased now, or None."""
         stack = self._idle.get(key)
         if not stack:
             return None
-        worker = stack.pop()
+        worker = stack[-1]
         self._move(worker, WorkerPhase.LEASED)
         return worker
 
@@ -288,11 +295,20 @@ class WorkerPool:
         self._in_phase[phase] += 1
 
     def _leave_phase(self, worker: PooledWorker) -> None:
+        key = worker.key
         self._in_phase[worker.phase] -= 1
         if worker.phase is WorkerPhase.STARTING:
-            self._starting[worker.key] -= 1
-        elif worker.phase is WorkerPhase.IDLE and worker in self._idle[worker.key]:
-            self._idle[worker.key].remove(worker)
+            self._starting[key] -= 1
+            if not self._starting[key]:
+                del self._starting[key]
+        elif worker.phase is WorkerPhase.IDLE:
+            stack = self._idle[key]
+            if stack[-1] is worker:
+                stack.pop()
+            else:
+                stack.remove(worker)
+            if not stack:
+                del self._idle[key]
 
     def _forget(self, worker: PooledWorker) -> None:
         self._leave_phase(worker)
@@ -315,10 +331,13 @@ class WorkerPool:
             if worker.phase is WorkerPhase.STARTING:
                 starting[worker.key] = starting.get(worker.key, 0) + 1
         assert phases == self._in_phase, f"{self!r}: phases do not add up"
-        assert starting == {key: count for key, count in self._starting.items() if count}, f"{self!r}: starting"
+        assert starting == self._starting, f"{self!r}: starting"
         idle = [worker for stack in self._idle.values() for worker in stack]
         assert len(idle) == len(set(idle)) == phases[WorkerPhase.IDLE], f"{self!r}: idle workers"
         assert all(worker.phase is WorkerPhase.IDLE for worker in idle), f"{self!r}: idle and busy"
+        assert all(self._idle.values()), f"{self!r} keeps the keys of workers that are gone"
+        forgotten = [key for key in self._failures if key[0] in self._ended_jobs and key not in self._wanted]
+        assert not forgotten, f"{self!r} keeps the failures of jobs that have ended"
         assert self._task_workers() <= self._max_workers, f"{self!r}: too many"
         assert phases[WorkerPhase.STARTING] <= self._max_starting, f"{self!r}: too many at once"
 
