@@ -565,23 +565,24 @@ def test_an_actor_that_waits_for_its_worker_gets_one_after_the_end_of_its_job() 
     assert rig.table.pool.count(WorkerPhase.IDLE) == 0
 
 
-def test_a_job_is_awaited_while_an_actor_of_it_waits_for_resources_or_for_its_worker() -> None:
+def test_a_job_is_awaited_while_somebody_waits_for_resources_or_for_a_worker_of_it() -> None:
     rig = Rig(cpus=1)
     rig.starts = False
     rig.request(job=OTHER_JOB)
     rig.table.request_actor(b"actor-00" * 2, JOB, ONE, ONE, now_s=rig.now_s)
     rig.run()
-    assert rig.table.awaits_actor_of(JOB), "it waits for its CPU"
-    assert not rig.table.awaits_actor_of(OTHER_JOB), "a task is no actor"
+    assert rig.table.awaits_worker_of(JOB), "it waits for its CPU"
+    assert rig.table.awaits_worker_of(OTHER_JOB), "its worker is started"
     rig.starts = True
     rig.run()
+    assert not rig.table.awaits_worker_of(OTHER_JOB)
     rig.starts = False
     rig.give_back(*rig.take()[0])
-    assert rig.table.awaits_actor_of(JOB), "it waits for its worker"
+    assert rig.table.awaits_worker_of(JOB), "it waits for its worker"
     rig.starts = True
     rig.run()
     assert len(rig.placed) == 1
-    assert not rig.table.awaits_actor_of(JOB)
+    assert not rig.table.awaits_worker_of(JOB)
 
 
 @pytest.mark.parametrize("lease", [0, 7])

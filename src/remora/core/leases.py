@@ -283,12 +283,11 @@ class LeaseTable:
             self.pool.want(key, len(tickets))
         self._dispatch(now_s)
 
-    def awaits_actor_of(self, job: bytes) -> bool:
-        """Whether an actor of the job waits for its worker."""
-        if any(demand.dedicated and demand.job == job for demand in self._queue.pending()):
+    def awaits_worker_of(self, job: bytes) -> bool:
+        """Whether an actor of the job, or one that submits tasks, waits for a worker."""
+        if any(demand.job == job for demand in self._queue.pending()):
             return True
-        tickets = (ticket for (key_job, _), tickets in self._tickets.items() if key_job == job for ticket in tickets)
-        return any(ticket.claim.demand.dedicated for ticket in tickets)
+        return any(key_job == job for key_job, _ in self._tickets)
 
     def resources_changed(self, total: Resources, other_nodes: Sequence[Resources], now_s: float) -> None:
         """What this node has in all now, and what others have; what no node had may have become possible.

@@ -335,8 +335,7 @@ class SimulatedDaemon:
         """Time has passed."""
         now_s = self.world.now_s
         self.directory.tick(now_s)
-        self.workers.router.tick(now_s)
-        self.workers.carry_out()
+        self.workers.tick(now_s)
         self.transfers.tick()
         self.carry_out()
         ledger, demand = self.workers.leases.ledger, self.workers.router.demand()

@@ -565,3 +565,7 @@ class Simulation:
         for daemon in self.world.living_daemons():
             if daemon.workers.waiting_to_start():
                 raise Violation(f"{self.world.name(daemon.node)} starts workers for nobody", daemon.node)
+            for _ in range(2):  # what was told lately is kept for one look
+                daemon.workers.tick(self.world.now_s)
+            for job in daemon.workers.unused_jobs() if daemon.node not in late else ():
+                raise Violation(f"{self.world.name(daemon.node)} never forgets {self.world.name(job)}", job)

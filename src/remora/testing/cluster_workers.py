@@ -91,15 +91,25 @@ class SimulatedWorkers:
 
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
-        self._jobs.ended(job, self._is_in_use(job))
         for told in self._jobs_told.values():
             told.discard(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
+        self._jobs.ended(job, self._is_in_use(job))
         self.carry_out()
 
     def _is_in_use(self, job: bytes) -> bool:
-        return any(worker.job == job for worker in self.started.values()) or self.leases.awaits_actor_of(job)
+        return any(worker.job == job for worker in self.started.values()) or self.leases.awaits_worker_of(job)
+
+    def tick(self, now_s: float) -> None:
+        """Periodic decisions of the lease table."""
+        self.router.tick(now_s)
+        self.carry_out()
+        self._jobs.forget_unused(self._is_in_use)
+
+    def unused_jobs(self) -> list[ProcessId]:
+        """Jobs that are known here and have nothing here."""
+        return [job for job in self._jobs.of_node(b"") if not self._is_in_use(job)]
 
     def jobs_of(self, node: bytes) -> list[ProcessId]:
         """The jobs whose drivers are, or were, on the node."""
@@ -158,7 +168,7 @@ class SimulatedWorkers:
 
     def _forget(self, worker: StartedWorker) -> None:
         del self.started[worker.number], self._by_process[worker.process]
-        self._jobs.worker_ended(worker.job, self._is_in_use(worker.job))
+        self._jobs.no_longer_used(worker.job, self._is_in_use(worker.job))
 
     # ------------------------------------------------------------------ doing what the machines say
 
@@ -214,7 +224,7 @@ class SimulatedWorkers:
         if isinstance(effect.message, m.RequestLease) and isinstance(marker, FromProcess):
             told = self._jobs_told.setdefault(effect.node, set())
             environment = self._jobs.environment(marker.job)
-            if marker.job not in told and environment is not None:
+            if environment is not None and (marker.job not in told or self._jobs.has_ended(marker.job)):
                 told.add(marker.job)
                 self._daemon.send_node(effect.node, StartJob(marker.job, environment))
         unit = (effect.message,) if marker is None else (marker, effect.message)

@@ -127,8 +127,9 @@ class ClusterMessages:
 
     def _tell_job(self, node: NodeId, job: bytes) -> None:
         told = self._jobs_told.setdefault(node, set())
-        environment = self._cluster.daemon.workers.job_environment(job)
-        if job not in told and environment is not None:
+        workers = self._cluster.daemon.workers
+        environment = workers.job_environment(job)
+        if environment is not None and (job not in told or workers.has_ended(job)):  # the node may have forgotten it
             told.add(job)
             self._cluster.links.send(node, StartJob(job, environment))
 

@@ -133,14 +133,18 @@ class WorkerService:
 
     def end_job(self, job: bytes, now_s: float) -> None:
         """The driver has ended: so does what runs for it here, but its actors."""
-        if self._jobs.ended(job, self._is_in_use(job)):
-            self.output.forget_job(job)
         self.router.process_gone(job, now_s)
         self.router.job_ended(job, now_s)
+        if self._jobs.ended(job, self._is_in_use(job)):
+            self.output.forget_job(job)
         self.carry_out()
 
     def _is_in_use(self, job: bytes) -> bool:
-        return any(worker.job == job for worker in self._workers.values()) or self.leases.awaits_actor_of(job)
+        return any(worker.job == job for worker in self._workers.values()) or self.leases.awaits_worker_of(job)
+
+    def has_ended(self, job: bytes) -> bool:
+        """Whether the job has ended, and is known here because something of it lives on."""
+        return self._jobs.has_ended(job)
 
     def job_environment(self, job: bytes) -> JobEnvironment | None:
         """What the job's driver has told, if it runs."""
@@ -218,6 +222,8 @@ class WorkerService:
         """Periodic decisions of the lease table."""
         self.router.tick(now_s)
         self.carry_out()
+        for job in self._jobs.forget_unused(self._is_in_use):
+            self.output.forget_job(job)
 
     # ------------------------------------------------------------------ the zygote
 
@@ -243,7 +249,7 @@ class WorkerService:
         worker = self._workers.pop(number)
         del self._by_process[worker.process]
         self.output.end(number)
-        if self._jobs.worker_ended(worker.job, self._is_in_use(worker.job)):
+        if self._jobs.no_longer_used(worker.job, self._is_in_use(worker.job)):
             self.output.forget_job(worker.job)
         for path in (self._address_of(number), self._sockets_path_of(number)):
             with contextlib.suppress(FileNotFoundError):  # it had none yet
