@@ -7,7 +7,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -178,6 +178,8 @@ def test_a_detached_actor_has_tasks_run_after_its_job(small_and_large: Cluster) 
                 started_s = monotonic()
                 assert remora.get(caller.call.remote(), timeout=30) == [9, 9]
                 assert monotonic() - started_s < 10
+                sleep(1.5)  # the other node stops the worker, which nobody else wants, and forgets the job
+                assert remora.get(caller.call.remote(), timeout=30) == [9, 9]
                 remora.kill(caller)
         finally:
             remora.shutdown()

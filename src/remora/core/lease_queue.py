@@ -193,6 +193,8 @@ class LeaseQueue:
 
     def next_claim(self, ledger: ResourcesLedger, now_s: float) -> Claim | None:
         """The claim to serve now with what *ledger* has free, or None."""
+        if not self._pending:
+            return None
         hungry = self._longest_passed_over(ledger, now_s)
         best: Claim | None = None
         held_back: Claim | None = None

@@ -394,8 +394,9 @@ class LeaseTable:
             allocation = self.ledger.allocate(claim.demand.need)
             assert allocation is not None, f"{claim!r} was chosen because it fits"
             request = self._queue.serve(claim, now_s)
-            self._tickets.setdefault(_key(claim), {})[Ticket(claim, request, allocation)] = None
-            self._match(_key(claim), now_s)
+            key = _key(claim)
+            self._tickets.setdefault(key, {})[Ticket(claim, request, allocation)] = None
+            self._match(key, now_s)
 
     def _match(self, key: Key, now_s: float) -> None:
         """Give idle workers to tickets, and start as many more as are needed."""

@@ -287,7 +287,11 @@ class WorkerPool:
             return
         worker.idle_since_s = now_s
         self._move(worker, WorkerPhase.IDLE)
-        self._idle.setdefault(worker.key, []).append(worker)
+        stack = self._idle.get(worker.key)
+        if stack is None:
+            self._idle[worker.key] = [worker]
+        else:
+            stack.append(worker)
 
     def _move(self, worker: PooledWorker, phase: WorkerPhase) -> None:
         self._leave_phase(worker)
