@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from remora.base.bundle_names import group_of
 from remora.base.ids import NODE_ID_SIZE_BYTES, short
-from remora.base.resources import Resources
-from remora.base.scheduling import decode_strategy
 from remora.core.cluster_view import ClusterView
 from remora.core.journal import Journal
 from remora.core.node_choice import Never, Wait, choose
+from remora.core.waiting_placings import Placing, WaitingPlacings
 from remora.messages.actors import ActorSpec
 from remora.messages.head import CancelPlacement, PlaceActor
 from remora.messages.session import JobEnvironment
@@ -26,7 +24,6 @@ PLACEMENT = "placement"
 COUNTER = "counter"
 LAST_ATTEMPT = b"last_attempt"
 REFUSED_S = 0.5
-_NEVER_S = float("inf")
 
 
 class PlacementRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -52,44 +49,6 @@ class Hopeless(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Placing:
-    """An actor that needs a worker."""
-
-    __slots__ = (
-        "actor",
-        "attempt",
-        "group",
-        "job",
-        "need",
-        "node",
-        "placement",
-        "reason",
-        "refused_until_s",
-        "spec",
-        "strategy",
-    )
-
-    def __init__(self, actor: bytes, job: bytes, spec: ActorSpec) -> None:
-        self.actor = actor
-        self.job = job
-        self.spec = spec
-        self.need = Resources(spec.resources)
-        self.placement = Resources(spec.placement)
-        self.group = group_of(spec.resources)
-        """The placement group that it is to live in, if it is to be one."""
-        self.strategy = decode_strategy(spec.strategy)
-        self.attempt = 0
-        self.node = b""
-        self.reason = ""
-        """Why it waits."""
-        self.refused_until_s: dict[bytes, float] = {}
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What decides whether a node can take it."""
-        return self.need, self.placement, self.spec.strategy, frozenset(self.refused_until_s)
-
-
 class ActorPlacer:
     """The actors of the cluster that need a worker, and who was asked for one.
 
@@ -105,10 +64,8 @@ class ActorPlacer:
         self._placing: dict[bytes, Placing] = {}
         self._last_attempt = 0
         self._last_node = b""
-        self._waiting: dict[bytes, Placing] = {}
-        """Those for which no node is asked, in the order in which they came."""
-        self._untried: dict[bytes, Placing] = {}
-        """Those of them that came after the last run."""
+        self._waiting = WaitingPlacings()
+        """Those for which no node is asked."""
         self._refused: dict[tuple[object, ...], str] = {}
         """Shapes for which no node has room, as long as there is no news."""
         self._revision = 0
@@ -123,7 +80,8 @@ class ActorPlacer:
         if actor in self._placing:
             raise ValueError(f"actor {short(actor)} is placed twice")
         placing = Placing(actor, job, spec)
-        self._placing[actor] = self._waiting[actor] = self._untried[actor] = placing
+        self._placing[actor] = placing
+        self._waiting.add(placing)
         self._journal.touch(PLACEMENT, actor)
 
     def cancel(self, actor: bytes) -> None:
@@ -147,8 +105,11 @@ class ActorPlacer:
         """The node has no room now."""
         placing = self._asked(node, actor, attempt)
         if placing is not None:
+            placing.refused_until_s = {
+                at: until_s for at, until_s in placing.refused_until_s.items() if until_s > now_s
+            }
             placing.refused_until_s[node] = now_s + REFUSED_S
-            self._try_again_at_s = min(self._try_again_at_s, now_s + REFUSED_S)
+            self._try_again_at_s = min(self._try_again_at_s, *placing.refused_until_s.values())
             self._wait(placing, reason)
 
     def give_up(self, node: bytes, actor: bytes, attempt: int) -> bool:
@@ -161,6 +122,7 @@ class ActorPlacer:
 
     def node_died(self, node: bytes) -> None:
         """Whoever was to go there goes elsewhere."""
+        self._waiting.forgive(node)
         for placing in self._placing.values():
             placing.refused_until_s.pop(node, None)
             if placing.node == node:
@@ -168,8 +130,7 @@ class ActorPlacer:
 
     def load_told(self, node: bytes) -> None:
         """The node has told what it has, after all that it has placed."""
-        for placing in self._waiting.values():
-            placing.refused_until_s.pop(node, None)
+        self._waiting.forgive(node)
         self.try_again()
 
     def try_again(self) -> None:
@@ -178,67 +139,71 @@ class ActorPlacer:
 
     def run(self, environment_of: Callable[[bytes], JobEnvironment | None], now_s: float) -> None:
         """Ask nodes for the actors that wait, in the order in which they came."""
-        if now_s >= self._try_again_at_s or self._revision != self._view.revision:
+        is_news = now_s >= self._try_again_at_s or self._revision != self._view.revision
+        if is_news:
             self._refused.clear()
-            candidates = self.waiting()
-            self._try_again_at_s = _NEVER_S
-        else:
-            candidates = list(self._untried.values())
-        self._untried.clear()
+            self._try_again_at_s = self._waiting.drop_old_refusals(now_s)
+        untried = self._waiting.take_untried()
         self._revision = self._view.revision
-        for placing in candidates:
-            environment = environment_of(placing.job)
-            if environment is None:
-                placing.reason = "its job has not been told to the head yet"
-                continue
-            if placing.group and (reason := self.why_group_is_gone(placing.group)):
-                self._forget(placing)
-                self.outbox.append(Hopeless(placing.actor, reason))
-                continue
-            self._drop_old_refusals(placing, now_s)
-            shape = placing.shape
-            if shape in self._refused:
-                placing.reason = self._refused[shape]
-                continue
-            choice = choose(
-                placing.need,
-                placing.placement,
-                placing.strategy,
-                self._view,
-                placing.actor[:NODE_ID_SIZE_BYTES],
-                after=self._last_node,
-                excluded=placing.refused_until_s,
-            )
-            if isinstance(choice, Never) and choice.is_final:
-                self._forget(placing)
-                self.outbox.append(Hopeless(placing.actor, choice.reason))
-            elif isinstance(choice, (Never, Wait)):
-                self._refused[shape] = placing.reason = choice.reason
-            else:
-                self._ask(placing, choice, environment)
+
+        def try_one(placing: Placing) -> None:
+            self._try(placing, environment_of(placing.job))
+
+        if is_news:
+            self._waiting.try_shapes(try_one)
+        else:
+            for placing in untried:
+                try_one(placing)
+
+    def _try(self, placing: Placing, environment: JobEnvironment | None) -> None:
+        """Ask a node for it, end it, or have all of its shape wait."""
+        queue = placing.queue
+        assert queue is not None, "only what waits is tried"
+        if environment is None:
+            queue.reason = "its job has not been told to the head yet"
+            return
+        if placing.group and (reason := self.why_group_is_gone(placing.group)):
+            self._forget(placing)
+            self.outbox.append(Hopeless(placing.actor, reason))
+            return
+        shape = queue.shape
+        if shape in self._refused:
+            queue.reason = self._refused[shape]
+            return
+        choice = choose(
+            placing.need,
+            placing.placement,
+            placing.strategy,
+            self._view,
+            placing.actor[:NODE_ID_SIZE_BYTES],
+            after=self._last_node,
+            excluded=placing.refused_until_s,
+        )
+        if isinstance(choice, Never) and choice.is_final:
+            self._forget(placing)
+            self.outbox.append(Hopeless(placing.actor, choice.reason))
+        elif isinstance(choice, (Never, Wait)):
+            self._refused[shape] = queue.reason = choice.reason
+        else:
+            self._ask(placing, choice, environment)
 
     def why_waiting(self, actor: bytes) -> str:
         """Why the actor has no node; empty when it has one, or needs none."""
         placing = self._placing.get(actor)
-        return placing.reason if placing is not None and not placing.node else ""
+        return placing.why_waiting if placing is not None else ""
 
     def waiting(self) -> list[Placing]:
         """The actors that no node was asked for, or all refused."""
-        return list(self._waiting.values())
+        return list(self._waiting)
 
     def _asked(self, node: bytes, actor: bytes, attempt: int) -> Placing | None:
         placing = self._placing.get(actor)
         return placing if placing is not None and (placing.node, placing.attempt) == (node, attempt) else None
 
-    def _drop_old_refusals(self, placing: Placing, now_s: float) -> None:
-        placing.refused_until_s = {node: at_s for node, at_s in placing.refused_until_s.items() if at_s > now_s}
-        for at_s in placing.refused_until_s.values():
-            self._try_again_at_s = min(self._try_again_at_s, at_s)
-
     def _forget(self, placing: Placing) -> None:
         """It needs no worker any more, or has one."""
-        for index in (self._placing, self._waiting, self._untried):
-            index.pop(placing.actor, None)
+        del self._placing[placing.actor]
+        self._waiting.remove(placing)
         self._journal.touch(PLACEMENT, placing.actor)
         if placing.node:
             self._view.ask(placing.node, placing.need, -1)
@@ -247,11 +212,11 @@ class ActorPlacer:
         self._view.ask(placing.node, placing.need, -1)
         placing.node = b""
         placing.reason = reason
-        self._waiting[placing.actor] = self._untried[placing.actor] = placing
+        self._waiting.add(placing)
         self._journal.touch(PLACEMENT, placing.actor)
 
     def _ask(self, placing: Placing, node: bytes, environment: JobEnvironment) -> None:
-        del self._waiting[placing.actor]
+        self._waiting.remove(placing)
         self._last_attempt += 1
         placing.node, placing.attempt = node, self._last_attempt
         self._last_node = node
@@ -295,16 +260,16 @@ class ActorPlacer:
             if placing.node:
                 self._view.ask(placing.node, placing.need)
             else:
-                self._waiting[record.actor] = placing
+                self._waiting.add(placing)
 
     def validate(self) -> None:
         """
         Raises:
             AssertionError: an index does not agree with what is placed.
         """
-        waiting = {actor: placing for actor, placing in self._placing.items() if not placing.node}
-        assert waiting == self._waiting, f"{self!r}: waiting"
-        assert self._untried.items() <= self._waiting.items(), f"{self!r}: untried"
+        self._waiting.validate()
+        waiting = {placing.actor: placing for placing in self._waiting}
+        assert waiting == {a: one for a, one in self._placing.items() if not one.node}, f"{self!r}: waiting"
 
     def __repr__(self) -> str:
         placings = ", ".join(f"{short(each.actor)} at {short(each.node) or '?'}" for each in self._placing.values())

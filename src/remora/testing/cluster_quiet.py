@@ -112,7 +112,7 @@ def _of_head(world: World) -> Iterator[Problem]:
         if not actor.detached:
             yield f"the head never forgets {actor!r}", actor.id
     for placing in head.placer.waiting():
-        yield f"the head finds no worker for {world.name(placing.actor)}: {placing.reason}", placing.actor
+        yield f"the head finds no worker for {world.name(placing.actor)}: {placing.why_waiting}", placing.actor
     for row in head.groups.manager.rows():
         yield f"the head still has group {world.name(row.group)}: {row!r}", row.group
     for node in head.links.nodes():
