@@ -17,6 +17,7 @@ import msgspec
 
 from remora.base.ids import short
 from remora.base.scheduling import decode_strategy
+from remora.core.asked_amounts import AskedAmounts
 from remora.core.bundle_placement import STRATEGIES, BundleRequest, NodeRoom, NoRoom, choose_nodes
 from remora.core.placement_group import Group
 from remora.messages import placement_groups as m
@@ -78,6 +79,7 @@ class PlacementGroupManager:
         self._waiting: dict[bytes, Group] = {}
         """Groups with bundles that have no place and no attempt under way, oldest first."""
         self._removed: dict[bytes, m.PlacementGroupReport] = {}
+        self._asked = AskedAmounts()
         self._changed: dict[bytes, Group | None] = {}
         self._sends: list[Send | SendNode] = []
 
@@ -198,7 +200,7 @@ class PlacementGroupManager:
             elif message.outcome == m.COMMITTED:
                 self._in_place(group, indices, now_s)
             else:
-                group.unplace(indices)
+                self._unplace(group, indices)
                 self._give_up_attempt(group)
                 group.pause(now_s, FIRST_RETRY_S, LONGEST_RETRY_S)
             self._changed[group.id] = group
@@ -249,6 +251,8 @@ class PlacementGroupManager:
                 self._sends.append(SendNode(node, m.CommitBundles(group.id, attempt)))
             if group.has_attempt:
                 self._changed[group.id] = group
+            for node, units in _asked_of(group, range(len(group.places))):
+                self._asked.add(node, units)
             self._give_up_attempt(group)
         self._flush()
 
@@ -291,6 +295,8 @@ class PlacementGroupManager:
     def _begin_attempt(self, group: Group, chosen: Mapping[int, bytes], now_s: float) -> None:
         group.begin(chosen, now_s)
         del self._waiting[group.id]
+        for node, asked in _asked_of(group, chosen):
+            self._asked.add(node, asked)
         for node in sorted(set(chosen.values())):
             units = {index: dict(group.bundles[index].units) for index in sorted(chosen) if chosen[index] == node}
             self._sends.append(SendNode(node, m.ReserveBundles(group.id, group.attempt, units)))
@@ -298,25 +304,10 @@ class PlacementGroupManager:
 
     def _rooms(self) -> dict[bytes, NodeRoom]:
         """What nodes have free, without what they are asked to hold at this moment."""
-        asked: dict[bytes, dict[str, int]] = {}
-        for group in self._groups.values():
-            for index, place in enumerate(group.places):
-                if place.phase == m.RESERVING:
-                    at_node = asked.setdefault(place.node, {})
-                    for name, amount in group.bundles[index].units.items():
-                        at_node[name] = at_node.get(name, 0) + amount
-        return {
-            node: NodeRoom(
-                room.total,
-                {name: amount - asked[node].get(name, 0) for name, amount in room.available.items()},
-                room.labels,
-            )
-            if node in asked
-            else room
-            for node, room in self._nodes.items()
-        }
+        return {node: self._asked.without(node, room) for node, room in self._nodes.items()}
 
     def _held(self, group: Group, indices: list[int], attempt: int) -> None:
+        self._not_asked_any_more(group, indices)
         group.move(indices, m.RESERVING, m.HELD)
         together = group.of_attempt(attempt)
         if all(group.places[index].phase == m.HELD for index in together):
@@ -336,12 +327,21 @@ class PlacementGroupManager:
         for node in sorted({group.places[index].node for index in held}):
             there = [index for index in held if group.places[index].node == node]
             self._sends.append(SendNode(node, m.ReturnBundles(group.id, there)))
-        group.unplace(held)
+        self._unplace(group, held)
         if group.unplaced():
             self._waiting[group.id] = group
 
+    def _unplace(self, group: Group, indices: list[int]) -> None:
+        self._not_asked_any_more(group, indices)
+        group.unplace(indices)
+
+    def _not_asked_any_more(self, group: Group, indices: Iterable[int]) -> None:
+        """Those of the bundles whose node has not answered are about to be held, or to lose their place."""
+        for node, units in _asked_of(group, indices):
+            self._asked.take_back(node, units)
+
     def _lose_node(self, group: Group, node: bytes) -> None:
-        group.unplace(group.on_node(node))
+        self._unplace(group, group.on_node(node))
         self._give_up_attempt(group)
         if any(place.node for place in group.places) or group.state == m.CREATED:
             has_changed = group.state != m.RESCHEDULING
@@ -353,6 +353,7 @@ class PlacementGroupManager:
 
     def _remove(self, group: Group, reason: str) -> None:
         nodes = sorted({place.node for place in group.places if place.node})
+        self._not_asked_any_more(group, range(len(group.places)))
         group.state = m.REMOVED
         group.reason = reason
         self._tell(group)
@@ -395,10 +396,14 @@ class PlacementGroupManager:
         named = {(group.namespace, group.name): group.id for group in self._groups.values() if group.name}
         assert named == self._names, f"{self!r}: names"
         assert not self._groups.keys() & self._removed.keys(), f"{self!r}: removed and there"
+        asked = AskedAmounts()
         for group in self._groups.values():
             group.validate()
+            for node, units in _asked_of(group, range(len(group.places))):
+                asked.add(node, units)
             waits = bool(group.unplaced()) and not group.has_attempt
             assert waits == (group.id in self._waiting), f"{group!r}: waiting"
+        assert self._asked == asked, f"{self!r}: {self._asked!r} is to be {asked!r}"
         assert not self._changed, f"{self!r}: not saved"
         assert not self._sends, f"{self!r}: not said"
 
@@ -407,6 +412,15 @@ class PlacementGroupManager:
 
     def __repr__(self) -> str:
         return f"<PlacementGroupManager {list(self._groups.values())}, {len(self._nodes)} nodes>"
+
+
+def _asked_of(group: Group, indices: Iterable[int]) -> list[tuple[bytes, Mapping[str, int]]]:
+    """The nodes that are asked for bundles with these indices, and for what."""
+    return [
+        (group.places[index].node, group.bundles[index].units)
+        for index in indices
+        if group.places[index].phase == m.RESERVING
+    ]
 
 
 def _bundles_of(bundles: list[dict[str, int]], selectors: list[str]) -> list[BundleRequest]:
