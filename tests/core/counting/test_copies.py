@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from directory_shell import taken, tell
 
-from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, make_process_id, node_of
+from remora.base.ids import NodeId, ProcessId, make_object_id, make_process_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Loss, LossReason
@@ -264,17 +264,11 @@ def test_a_process_that_ends_releases_all(directory: Directory) -> None:
     assert taken(directory) == [FreeLocation(PLACE), Send(THERE, c.CopyDropped([FOREIGN]))]
 
 
-def arrive(local: LocalCopies, object_id: ObjectId) -> None:
-    copy = local.get(object_id)
-    assert copy is not None
-    copy.location = PLACE
-
-
 def test_copies_told_least_recently_go_first_and_no_more_than_needed() -> None:
     local = LocalCopies()
     for object_id in (FOREIGN, INSIDE, A):
         local.add(object_id, LocalCopy(STORED_THERE, AFAR, SOON))
-        arrive(local, object_id)
+        local.arrived(object_id, PLACE)
         local.told(object_id, P)
     local.told(FOREIGN, P)
     assert local.choose(SIZE_BYTES + 1) == ([], {P: [INSIDE, A]})

@@ -68,6 +68,8 @@ class LocalCopies:
 
     def __init__(self) -> None:
         self._copies: dict[ObjectId, LocalCopy] = {}
+        self._settled_bytes = 0
+        """For so many bytes there is nobody left to ask: all that can be freed for them is asked for already."""
         self._questions: dict[ProcessId, deque[list[tuple[ObjectId, LocalCopy]]]] = {}
         """Per process: what ``ReleaseCopies`` it has not answered asked for."""
         self._in_use: list[tuple[ProcessId, LocalCopy]] = []
@@ -78,18 +80,35 @@ class LocalCopies:
     def add(self, object_id: ObjectId, copy: LocalCopy) -> None:
         self._copies[object_id] = copy
 
+    def arrived(self, object_id: ObjectId, location: Location) -> None:
+        """It is here now, whole."""
+        self._copies[object_id].location = location
+        self._settled_bytes = 0
+
     def remove(self, object_id: ObjectId) -> None:
-        del self._copies[object_id]
+        if self._copies.pop(object_id).location is not None:
+            self._settled_bytes = 0
 
     def told(self, object_id: ObjectId, process: ProcessId) -> None:
         """The process knows the location now."""
         copy = self._copies[object_id] = self._copies.pop(object_id)
-        is_asked = copy.users.get(process) in (Use.ASKED, Use.TOLD_AGAIN)
+        known = copy.users.get(process)
+        is_asked = known in (Use.ASKED, Use.TOLD_AGAIN)
+        if copy.is_doomed or known is Use.IN_USE:
+            # What counted as being freed stays, or what could not be freed can be. Any other copy was not needed
+            # before and is needed less now.
+            self._settled_bytes = 0
         copy.users[process] = Use.TOLD_AGAIN if is_asked else Use.TOLD
         copy.is_doomed = False
 
     def choose(self, size_bytes: int) -> tuple[list[ObjectId], dict[ProcessId, list[ObjectId]]]:
-        """What to free for so many bytes: copies that nobody uses at once, then those to ask users for."""
+        """What to free for so many bytes: copies that nobody uses at once, then those to ask users for.
+
+        It is asked at every message while the store is short of space. So all copies are looked at only when more is
+        lacking than before, or when something has happened to one that makes a difference.
+        """
+        if size_bytes <= self._settled_bytes:
+            return [], {}
         whole = [(object_id, copy) for object_id, copy in self._copies.items() if copy.location is not None]
         unused: list[ObjectId] = []
         found_bytes = 0
@@ -105,6 +124,7 @@ class LocalCopies:
         for process, ids in questions.items():
             asked = [(object_id, self._copies[object_id]) for object_id in ids]
             self._questions.setdefault(process, deque()).append(asked)
+        self._settled_bytes = 0 if unused else size_bytes
         return unused, questions
 
     def _doom(self, object_id: ObjectId, copy: LocalCopy, questions: dict[ProcessId, list[ObjectId]]) -> None:
@@ -123,6 +143,7 @@ class LocalCopies:
         questions = self._questions.get(process)
         if not questions:
             raise CountingError(f"process {short(process)} released copies that it was not asked for")
+        self._settled_bytes = 0
         asked = questions.popleft()
         if not questions:
             del self._questions[process]
@@ -151,6 +172,7 @@ class LocalCopies:
 
     def ask_again(self) -> None:
         """Whoever used a copy may be asked for it again."""
+        self._settled_bytes = 0
         for process, copy in self._in_use:
             if copy.users.get(process) is Use.IN_USE:
                 copy.users[process] = Use.TOLD
@@ -159,6 +181,7 @@ class LocalCopies:
     def forget_process(self, process: ProcessId) -> list[ObjectId]:
         """The process has ended. Returns as `answered` does."""
         self._questions.pop(process, None)
+        self._settled_bytes = 0
         unused = []
         for object_id, copy in self._copies.items():
             if copy.users.pop(process, None) is not None and copy.is_doomed and not copy.users:

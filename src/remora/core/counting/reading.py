@@ -70,7 +70,7 @@ class Reading(Holders):
         if copy is None or copy.writer != writer or copy.location is not None:
             self.outbox.append(FreeLocation(location))
             return
-        copy.location = location
+        self._local.arrived(object_id, location)
         home = self._home(object_id)
         if copy.is_to_keep and home != NOBODY:
             self._keep_local(object_id, copy)
