@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from remora.base.ids import make_object_id, make_process_id
 from remora.core.counted_link import CountedLink, UnitReader
 from remora.core.head import Head, Identity
+from remora.core.membership import UNREACHABLE_S
+from remora.core.unreachable_peers import UnreachablePeers
 from remora.messages import actors as a
 from remora.messages import head as m
 from remora.messages.links import FromProcess
@@ -36,6 +38,7 @@ class Node:
         self.asked: set[int] = set()
         self.answers: list[tuple[int, a.ActorFound]] = []
         self.departed: list[bytes] = []
+        self.unreachable = UnreachablePeers()
 
     def process(self, number: int) -> bytes:
         return make_process_id(int.from_bytes(self.node, "big"), number)
@@ -48,6 +51,11 @@ class Node:
         self.link.say(unit)
         if self.is_open:
             self.to_head.append(unit)
+
+    def say_reachability(self, peer: bytes, is_reachable: bool) -> None:
+        report = m.PeerReachability(peer, is_reachable)
+        self.unreachable.said(report)
+        self.say(report)
 
     def say_as(self, process: bytes, message: Any) -> None:
         self.say(FromProcess(process, self.process(1)), message)
@@ -70,6 +78,8 @@ class Node:
             self.is_open = True
             self.link.confirmed(message.received)
             self.to_head += self.link.unconfirmed_after(message.received)
+            for report in self.unreachable.to_say_again(member.node for member in message.members):
+                self.say(report)
         elif isinstance(message, m.Confirm):
             self.link.confirmed(message.received)
         elif isinstance(message, m.PlaceActor):
@@ -84,6 +94,7 @@ class Node:
             self.answers.append((message.request, message))
         elif isinstance(message, m.NodeDead):
             self.departed.append(message.departure.node)
+            self.unreachable.departed(message.departure.node)
 
     def end_worker(self, worker: bytes) -> None:
         if self.workers.pop(worker, None) is not None:
@@ -179,8 +190,11 @@ class World:
         """Until nothing happens any more."""
         for _ in range(3):
             self.tick(12)
-            while any(self.handle(index) for index in range(len(self.nodes))):
-                pass
+            self.handle_all()
+
+    def handle_all(self) -> None:
+        while any(self.handle(index) for index in range(len(self.nodes))):
+            pass
 
     def check_names(self) -> None:
         holders: dict[str, bytes] = {}
@@ -228,3 +242,31 @@ def test_a_killed_head_forgets_and_repeats_nothing(steps: list[tuple[str, int, s
     assert all(actor.state.state == a.ALIVE for actor in living), world.head
     workers = [worker for node in world.nodes.values() for worker in node.workers]
     assert sorted(actor.state.worker for actor in living) == sorted(workers), "workers of living actors, and no other"
+
+
+def test_a_head_that_was_started_again_hears_anew_who_cannot_reach_whom() -> None:
+    world = World()
+    one, two, three = world.nodes.values()
+    two.say_reachability(three.node, False)
+    world.handle_all()
+    world.tick(UNREACHABLE_S / 2)
+    assert two.link.kept_count == 0, "the report is confirmed, so the link does not say it again"
+    world.restart()
+    world.handle_all()
+    world.tick(UNREACHABLE_S - 0.2)
+    assert one.departed == [], "the new head gives them as much time"
+    world.tick(0.4)
+    assert (one.departed, two.departed) == ([three.node], [three.node])
+    assert two.unreachable.to_say_again([one.node, three.node]) == [], "nobody need reach it any more"
+
+
+def test_only_reports_of_members_that_stand_are_said_again() -> None:
+    peers = UnreachablePeers()
+    reports = [m.PeerReachability(node, False, "it is cut off") for node in (b"\0\0\0\1", b"\0\0\0\2", b"\0\0\0\3")]
+    for report in reports:
+        peers.said(report)
+    peers.said(m.PeerReachability(reports[1].node, True))
+    assert peers.to_say_again(report.node for report in reports) == [reports[0], reports[2]]
+    assert peers.to_say_again([reports[0].node]) == [reports[0]], "the other one is gone"
+    peers.departed(reports[0].node)
+    assert peers.to_say_again([reports[0].node]) == []

@@ -127,6 +127,16 @@ def test_what_is_said_while_the_head_is_killed_again_and_again_is_done_once(rig:
     assert answers == sorted(set(answers)), "an answer came twice, or out of order"
 
 
+def test_a_head_that_was_killed_hears_anew_of_nodes_that_cannot_reach_each_other(rig: HeadRig) -> None:
+    one, two, three = rig.join(), rig.join(), rig.join()
+    two.link.peer_reachability(three.node, False, "its link broke")
+    rig.until(lambda: two.link._link.kept_count == 0, "the report is not confirmed")
+    rig.restart_head()
+    rig.until(lambda: one.departed, "the new head does not know that one of them must go")  # in 10 s
+    assert one.departed[0].node == three.node
+    assert "could not reach each other" in one.departed[0].cause
+
+
 def test_an_actor_that_is_being_made_when_the_head_is_killed_comes_to_life_once(rig: HeadRig) -> None:
     one, two = rig.join(), rig.join()
     one.start_job()

@@ -82,7 +82,7 @@ class Member:
         self.silence_s = due_s
         """When it is dead for its silence, whatever becomes of its connection."""
         self.unreachable_since_s: dict[bytes, float] = {}
-        """Members that it cannot reach."""
+        """Members that it cannot reach. It says so again to a head that was started anew."""
 
     def __repr__(self) -> str:
         return f"<member {short(self.node)} {self.view.address}{'' if self.is_connected else ' not connected'}>"

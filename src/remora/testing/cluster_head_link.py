@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from remora.base.ids import NodeId, ProcessId, make_process_id
 from remora.core.counted_link import CountedLink, UnitReader
 from remora.core.load_reports import LoadReports
+from remora.core.unreachable_peers import UnreachablePeers
 from remora.messages import head as m
 from remora.messages.actors import ActorState
 from remora.messages.links import FromProcess
@@ -29,6 +30,7 @@ class SimulatedHeadLink:
         self.is_open = False
         self._reader = UnitReader()
         self._known_processes: set[bytes] = set()
+        self._unreachable = UnreachablePeers()
         self._departed: dict[bytes, m.Departure] = {}
         self._loads = LoadReports(0)
 
@@ -66,6 +68,12 @@ class SimulatedHeadLink:
     def handles_gone(self, actor: bytes) -> None:
         """The creation object was freed."""
         self._say(m.ActorHandlesGone(actor))
+
+    def peer_reachability(self, node: bytes, is_reachable: bool, reason: str = "") -> None:
+        """The link to another node broke, or works again."""
+        report = m.PeerReachability(node, is_reachable, reason)
+        self._unreachable.said(report)
+        self._say(report)
 
     def leave(self, reason: str) -> None:
         """This node is to end in order: it does when the head has said so to all."""
@@ -158,6 +166,8 @@ class SimulatedHeadLink:
         for departure in message.departed:
             self._on_departure(departure)
         self._daemon.on_members(message.members)
+        for report in self._unreachable.to_say_again(member.node for member in message.members):
+            self._say(report)
 
     def _on_departure(self, departure: m.Departure) -> None:
         known = self._departed.get(departure.node)
@@ -165,6 +175,7 @@ class SimulatedHeadLink:
             self._daemon.expel(departure.cause)
         elif known is None:
             self._departed[departure.node] = departure
+            self._unreachable.departed(departure.node)
             self._daemon.on_node_dead(departure)
         else:
             self._daemon.world.check(known == departure, f"{self.node!r} is told of two deaths of one node")

@@ -21,6 +21,7 @@ from remora.base.protocol_version import PROTOCOL_VERSION
 from remora.base.remora_error import RemoraError
 from remora.core.counted_link import CountedLink, Unit, UnitReader
 from remora.core.load_reports import LoadReports
+from remora.core.unreachable_peers import UnreachablePeers
 from remora.messages import head as m
 from remora.messages.links import FromProcess
 from remora.messages.session import JobEnvironment
@@ -96,6 +97,7 @@ class HeadLink:
         self._loads = LoadReports(0)
         self._known_processes: set[bytes] = set()
         """Those that the head may know, so that their ends are told."""
+        self._unreachable = UnreachablePeers()
         self._departed: set[bytes] = set()
         self._head_node = b""
         self._is_leaving = False
@@ -229,7 +231,9 @@ class HeadLink:
 
     def peer_reachability(self, node: bytes, is_reachable: bool, reason: str = "") -> None:
         """The link to another node broke and cannot be made again, or works again."""
-        self._say(m.PeerReachability(node, is_reachable, reason))
+        report = m.PeerReachability(node, is_reachable, reason)
+        self._unreachable.said(report)
+        self._say(report)
 
     def tell_load(self, load: m.NodeLoad) -> None:
         """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms.
@@ -395,6 +399,8 @@ class HeadLink:
                 self._stream.send(part)
         self._loads.repeat()
         self._tell_of(message.members, message.departed)
+        for report in self._unreachable.to_say_again(member.node for member in message.members):
+            self._say(report)
         self.flush()
 
     def _tell_of(self, members: list[m.MemberView], departed: list[m.Departure]) -> None:
@@ -415,6 +421,7 @@ class HeadLink:
                 self._expel(departure.cause)
         elif departure.node not in self._departed:
             self._departed.add(departure.node)
+            self._unreachable.departed(departure.node)
             self._listener.on_node_dead(departure)
             if departure.node == self._head_node and departure.is_orderly:
                 self._expel(f"the head's node has left, which ends the cluster: {departure.cause}")
