@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from remora.base.resources import Resources
 from remora.core.cluster_view import ClusterView, NodeView
 
@@ -91,6 +93,24 @@ def test_a_node_may_die_before_it_was_heard_of() -> None:
     view.died(SECOND, "")
     assert view.is_dead(SECOND)
     assert not view.is_dead(FIRST), "that one is unknown"
+
+
+def test_of_nodes_that_died_long_ago_only_the_death_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remora.core.cluster_view.REMEMBERED_DEAD", 2)
+    view = ClusterView()
+    nodes = [number.to_bytes(4, "big") for number in range(1, 5)]
+    for node in nodes:
+        view.report(node, address="h:1", total=ONE.units, available={}, labels={"zone": "a"}, now_s=1.0)
+        view.died(node, "it was killed")
+    view.died(nodes[3], "it was killed")
+    for node in nodes:
+        assert view.is_dead(node)
+        view.report(node, total=ONE.units, available=ONE.units, now_s=2.0)
+    assert not view.alive()
+    known = [(one.address, one.total, one.labels, one.death_cause) for one in map(view.get, nodes) if one is not None]
+    whole = ("h:1", ONE.units, {"zone": "a"}, "it was killed")
+    assert known == [("", {}, {}, "")] * 2 + [whole] * 2
+    view.validate()
 
 
 def test_living_nodes_are_in_the_order_of_their_numbers() -> None:

@@ -293,6 +293,25 @@ def test_a_pull_whose_only_source_always_breaks_is_given_up() -> None:
     assert 10 < attempts < 40
 
 
+def test_a_dead_node_whose_streams_are_closed_is_looked_at_no_more() -> None:
+    shell = PullShell(NO_LIMIT)
+    pull = shell.start(1, LARGE, [A, B])
+    shell.close(*shell.busy()[0])
+    for node in (A, C):
+        shell.pulls.node_dead(node, shell.now_s)
+    shell.run()
+    streams = shell.pulls._streams
+    assert streams.get(A), "its other streams are in use until they are closed"
+    for at in list(shell.closing):
+        shell.close(*at)
+    shell.finish_all()
+    shell.tick(0.25)
+    assert shell.finished == [pull]
+    assert not [source for source in streams if source.node in (A, C)]
+    assert streams.is_dead(A)
+    assert streams.is_dead(C)
+
+
 def test_a_dead_node_is_left_at_once_and_never_asked_again() -> None:
     shell = PullShell(NO_LIMIT)
     pull = shell.start(1, SMALL, [A, B])

@@ -15,6 +15,12 @@ from collections.abc import Iterator, Mapping
 from remora.base.ids import short
 from remora.base.resources import Resources
 
+_NOTHING: Mapping[str, int] = {}
+_NO_LABELS: Mapping[str, str] = {}
+
+REMEMBERED_DEAD = 1000
+"""Of nodes that died before these only the death is known: a cluster that runs for months may see many."""
+
 
 class NodeView:
     """One node. Amounts are units; they may not be changed from outside."""
@@ -93,6 +99,8 @@ class ClusterView:
     def __init__(self) -> None:
         self._nodes: dict[bytes, NodeView] = {}
         self._alive: list[NodeView] = []
+        self._described_dead: dict[bytes, None] = {}
+        """The dead of which more than their death is known, in the order of their ends."""
         self.revision = 0
         """Counts the news of all nodes."""
 
@@ -126,12 +134,22 @@ class ClusterView:
     def died(self, node: bytes, cause: str) -> None:
         """The node is no member any more, also if it was never heard of."""
         view = self._nodes.setdefault(node, NodeView(node))
+        if view.is_alive:
+            self._described_dead[node] = None
         view.is_alive = False
         view.death_cause = cause
         view.available = {}
         view.asked = {}
         self._alive = [one for one in self._alive if one is not view]
+        if len(self._described_dead) > REMEMBERED_DEAD:
+            self._forget_all_but_the_death(next(iter(self._described_dead)))
         self.touch(view)
+
+    def _forget_all_but_the_death(self, node: bytes) -> None:
+        del self._described_dead[node]
+        view = self._nodes[node]
+        view.address = view.death_cause = ""
+        view.total, view.labels = _NOTHING, _NO_LABELS
 
     def touch(self, view: NodeView) -> None:
         """There is news of the node."""

@@ -68,7 +68,7 @@ class PullSource:
     ``payload_s`` is when bytes of any object came from it last.
     """
 
-    __slots__ = ("breaks", "is_dead", "node", "payload_s", "ready", "rests_until_s", "streams")
+    __slots__ = ("breaks", "node", "payload_s", "ready", "rests_until_s", "streams")
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
@@ -77,7 +77,6 @@ class PullSource:
         self.rests_until_s = 0.0
         self.breaks = 0
         self.payload_s = 0.0
-        self.is_dead = False
 
     def __repr__(self) -> str:
         return f"<PullSource node {short(self.node)}, {list(self.streams.values())}, {sum(map(len, self.ready))} ready>"

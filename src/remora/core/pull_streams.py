@@ -17,11 +17,14 @@ IDLE_S = 10.0
 class PullStreams:
     """All sources with their streams, and the pulls that have chunks to ask of each."""
 
-    __slots__ = ("_emit", "_hungry", "_last_stream", "_sources")
+    __slots__ = ("_dead", "_emit", "_hungry", "_last_stream", "_sources")
 
     def __init__(self, emit: Callable[[Effect], None]) -> None:
         self._emit = emit
         self._sources: dict[NodeId, PullSource] = {}
+        self._dead: set[NodeId] = set()
+        """For ever. What else is known of a dead node is forgotten when its streams are closed: all sources are looked
+        at in every tick."""
         self._hungry: dict[NodeId, None] = {}
         self._last_stream = 0
 
@@ -52,7 +55,15 @@ class PullStreams:
 
     def is_dead(self, node: NodeId) -> bool:
         """Whether the node was declared dead."""
-        return node in self._sources and self._sources[node].is_dead
+        return node in self._dead
+
+    def node_dead(self, node: NodeId) -> None:
+        """The node was declared dead."""
+        self._dead.add(node)
+        source = self._sources.get(node)
+        if source is not None:
+            for stream in source.streams.values():
+                self.close_stream(source, stream, "the node is dead")
 
     def has_streams(self) -> bool:
         """Whether any stream is open."""
@@ -74,7 +85,7 @@ class PullStreams:
         """A stream of the source may have room again, or the source has rested; or nothing is left of it."""
         if source.first_ready() is not None:
             self._hungry[source.node] = None
-        elif not source.streams and not source.breaks and not source.is_dead:  # the dead are remembered: they are few
+        elif not source.streams and (not source.breaks or source.node in self._dead):
             self._sources.pop(source.node, None)
 
     def close_stream(self, source: PullSource, stream: PullStream, reason: str) -> None:
@@ -99,7 +110,7 @@ class PullStreams:
         hungry, self._hungry = self._hungry, {}
         for node in hungry:
             source = self._sources.get(node)
-            if source is None or source.is_dead or source.rests_until_s > now_s:
+            if source is None or node in self._dead or source.rests_until_s > now_s:
                 continue
             for stream in source.low_streams():
                 self._fill(source, stream, now_s)

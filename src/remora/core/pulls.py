@@ -126,10 +126,7 @@ class PullManager:
 
     def node_dead(self, node: NodeId, now_s: float) -> None:
         """The node was declared dead: nothing comes from it any more."""
-        source = self._streams.source(node)
-        source.is_dead = True
-        for stream in source.streams.values():
-            self._streams.close_stream(source, stream, "the node is dead")
+        self._streams.node_dead(node)
         for pull in [pull for pull in self._by_key.values() if node in pull.sources]:
             self._refuse(pull, node, "it is dead")
             if pull.source == node:

@@ -7,6 +7,9 @@ from remora.core.node_reports import node_report
 from remora.messages import head as h
 from remora.messages import inspection
 
+REMEMBERED_DEPARTED = 1000
+"""Of older ones only the end is known: a cluster that runs for months may see many nodes."""
+
 
 class KnownNodes:
     """What one node knows of all."""
@@ -34,6 +37,8 @@ class KnownNodes:
         member = self._members.pop(departure.node, None)
         if member is not None:
             self._departed_members[departure.node] = member
+            if len(self._departed_members) > REMEMBERED_DEPARTED:
+                del self._departed_members[next(iter(self._departed_members))]
         self.departures.append(departure)
 
     def address_of(self, node: NodeId) -> str | None:
@@ -47,7 +52,7 @@ class KnownNodes:
         return alive + [self._report_departed(departure) for departure in self.departures]
 
     def _report_departed(self, departure: h.Departure) -> inspection.NodeReport:
-        member = self._departed_members.get(departure.node)  # None: it left before this node joined
+        member = self._departed_members.get(departure.node)  # None: it left before this node joined, or long ago
         if member is None:
             return inspection.NodeReport(departure.node, False, "", "", {}, {}, {}, departure.cause)
         return node_report(member, departure.cause)
