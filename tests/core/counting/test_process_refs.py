@@ -180,6 +180,17 @@ def test_a_task_handed_back_unstarted_leaves_no_trace(refs: ProcessRefs) -> None
     assert refs.is_quiet
 
 
+def test_a_ref_that_was_unpickled_outside_does_not_rest_on_a_task_that_waits(refs: ProcessRefs) -> None:
+    refs.task_received(PEER, 7, [A])
+    refs.loaded(A)
+    assert sent(refs) == to_daemon(Register([A]))
+    refs.task_handed_back(PEER, 7)
+    refs.acknowledged([A], ok=True)
+    refs.loaded(A)
+    refs.died([A, A])
+    assert sent(refs) == to_daemon(Release([A]))
+
+
 def test_a_started_task_cannot_be_handed_back(refs: ProcessRefs) -> None:
     start_task(refs, A)
     with pytest.raises(CountingError, match="was started"):

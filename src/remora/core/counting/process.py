@@ -143,13 +143,13 @@ class ProcessRefs(SubmittedCalls):
         """The task was not started, nothing of it was unpickled, and ``HandedBack`` is about to be sent.
 
         Raises:
-            CountingError: a ref lives here that only this task covers.
+            CountingError: a ref lives here that only this task covers, and that nobody registers.
         """
         task = self._tasks.get((submitter, call))
         if task is None:
             return
         for ref in (self._refs[object_id] for object_id in task.ids):
-            if ref.is_live and not ref.is_safe and ref.covers == {task: None} and not ref.containers:
+            if ref.is_live and ref.hold is Hold.NONE and ref.covers == {task: None} and not ref.containers:
                 raise CountingError(f"{task!r} was started: it covers {ref!r}")
         del self._tasks[submitter, call]
         self._close(task)

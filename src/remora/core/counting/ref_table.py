@@ -77,6 +77,18 @@ class RefTable(ABC):
             self._refs_due.append(ref)
         self._run_agenda()
 
+    def loaded(self, id: ObjectId) -> None:
+        """A new ``ObjectRef`` instance lives here that came in no carrier, but in a pickle which is not ours.
+
+        It is registered at once: a call that waits here may list it, too, but may be handed back before it starts.
+        """
+        ref = self._ref(id)
+        ref.instances += 1
+        if ref.hold is Hold.NONE:
+            self._register(ref)
+        self._refs_due.append(ref)
+        self._run_agenda()
+
     def died(self, ids: Iterable[ObjectId]) -> None:
         """The ``ObjectRef`` instance of each of these died, at some time; a newer one may live already."""
         for object_id in ids:

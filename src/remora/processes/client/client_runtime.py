@@ -123,7 +123,7 @@ class ClientRuntime:
     def adopt_exported(self, object_id: bytes) -> ObjectRef[Any]:
         """The ref of an id that came in a pickle which is not ours."""
         with self._client.lock:
-            (ref,) = self._client.refs.adopt([object_id])
+            ref = self._client.refs.load(object_id)
         self._client.nudge()
         return ref
 

@@ -112,6 +112,14 @@ class Refs:
             self.carry_out()
         return refs
 
+    def load(self, id: bytes) -> ObjectRef[Any]:
+        """The ref of an id that came in a pickle which is not ours."""
+        (ref,), appeared = self.instances([id])
+        for object_id in appeared:
+            self.machine.loaded(object_id)
+            self.carry_out()
+        return ref
+
     def unpack(self, container: ObjectRef[Any]) -> dict[Any, ObjectRef[Any]]:
         """The refs inside the value of *container*, which is about to be deserialized."""
         contents = container.contents
