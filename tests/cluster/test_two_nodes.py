@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ import pytest
 import remora
 from remora.base import runtime
 from remora.cli.inspector import ask
-from remora.messages.inspection import InspectStatus, StatusReport
+from remora.core.counting.directory import DEFAULT_GRACE_S
+from remora.messages.inspection import InspectMemory, InspectStatus, MemoryReport, NodeMemory, StatusReport
 from remora.system.session_directory import running_sessions
 from remora.testing.cluster import Cluster
 
@@ -93,6 +96,32 @@ def wait_until(done, what: str, timeout_s: float = 10.0) -> None:
     while not done():
         assert monotonic() < deadline_s, f"{what} has not happened for {timeout_s} s"
         os.sched_yield()
+
+
+def memory_of(directory: str) -> NodeMemory:
+    """What the node in *directory* tells of its objects."""
+    record = next(one for one in running_sessions() if one.directory == directory)
+    return next(one for one in ask(record, InspectMemory(), MemoryReport).nodes if one.objects)
+
+
+@pytest.mark.filterwarnings("ignore:a ref was pickled outside")
+def test_a_ref_pickled_outside_of_remora_on_another_node_is_kept_until_the_job_ends(two_nodes: Cluster) -> None:
+    @remora.remote(resources=THERE, max_retries=0)
+    def pickle_a_ref() -> tuple[bytes, int]:
+        return pickle.dumps(remora.put(np.ones(LARGE, dtype=np.uint8))), os.getpid()
+
+    remora.init(address=two_nodes.address)
+    there = two_nodes.nodes[1].directory
+    try:
+        pickled, worker = remora.get(pickle_a_ref.remote())
+        os.kill(worker, signal.SIGKILL)
+        sleep(DEFAULT_GRACE_S + 1.0)
+        (kept,) = [one for one in memory_of(there).objects if one.size_bytes >= LARGE]
+        assert [holder.kind for holder in kept.holders] == ["exported"]
+        assert remora.get(pickle.loads(pickled)).sum() == LARGE
+    finally:
+        remora.shutdown()
+    wait_until(lambda: all(used_bytes(node.directory) < LARGE for node in two_nodes.nodes), "the end of the object")
 
 
 @pytest.mark.parametrize("reader", ["task", "method", "task elsewhere"])

@@ -2,7 +2,7 @@
 
 Every id has a home, the daemon of the node in its first four bytes. The home keeps the id's *holders*: process
 ids (8 bytes), container ids (16 bytes: another object whose value has the ref inside) and exports of a job
-(9 bytes: the driver's process id and ``*``). The node of a holder is in its first four bytes too.
+from one node (13 bytes: the node, ``*``, the driver's process id). The node of a holder is in its first four bytes too.
 
 All of it depends on order: messages of one connection are handled in the order in which they were written.
 Between daemons, ``GetObjects`` and ``ObjectValue`` ask the home for a value and answer as they do in a node.

@@ -15,6 +15,7 @@ from remora.base.object_ref import FAILED
 from remora.core.actor import Actor
 from remora.core.counting.carriers import CallCarrier, Carrier, RunningTask
 from remora.core.counting.entries import Entry
+from remora.core.counting.vocabulary import Hold
 from remora.messages import counting as m
 from remora.messages.actors import DEAD, ActorSpec, ConstructActor
 from remora.messages.objects import Location
@@ -52,6 +53,9 @@ class Checker(StandingClaims[SimulatedProcess], Observer):
         self.freed: set[ObjectId] = set()
         self.closed: set[tuple[ProcessId, ProcessId]] = set()
         """Connections that the submitter has closed, for example because the worker is killed: no call covers now."""
+        self.exports: dict[ObjectId, list[SimulatedProcess]] = {}
+        """Refs that were there when they were pickled outside of our serializers, and by whom."""
+        self.exporters: list[SimulatedProcess] = []
         self.failed_gets = 0
 
     # ------------------------------------------------------------------ what is true
@@ -74,6 +78,27 @@ class Checker(StandingClaims[SimulatedProcess], Observer):
     def actor_made(self, creator: ProcessId, actor: ObjectId, spec: ActorSpec) -> None:
         self.actors[actor] = spec
         self.constructors[creator, int.from_bytes(actor[8:12], "big")] = actor
+
+    def exported(self, process: SimulatedProcess, object_id: ObjectId) -> None:
+        self.exporters.append(process)
+        counted = process.refs._refs.get(object_id)
+        if not self.world.faults or (counted is not None and counted.hold is Hold.HELD):  # else it may be lost already
+            self.exports.setdefault(object_id, []).append(process)
+
+    def is_exported(self, object_id: ObjectId, job: ProcessId | None = None) -> bool:
+        """Whether a job that runs, or this one, keeps the object to its end."""
+        exporters = self.exports.get(object_id, ())
+        return any(self._is_kept_for(one) for one in exporters if job in (None, one.job))
+
+    def _is_kept_for(self, exporter: SimulatedProcess) -> bool:
+        """A node holds for a job what its own processes have pickled."""
+        is_there = exporter.node in self.world.alive and exporter.node not in self.world.declared_dead
+        return is_there and self._counts(self._process(exporter.job))
+
+    @property
+    def objects_stay(self) -> bool:
+        """Whether something is rightly not freed when nobody wants anything any more, and what hangs on it."""
+        return any(one.is_alive or self._is_kept_for(one) for one in self.exporters) or self.has_cycle()
 
     def connection_changed(self, submitter: ProcessId, worker: ProcessId, *, is_open: bool) -> None:
         if is_open:
@@ -157,6 +182,8 @@ class Checker(StandingClaims[SimulatedProcess], Observer):
         self.freed.add(object_id)
         if node in self.world.declared_dead:
             return
+        if self.is_exported(object_id):
+            raise Violation(f"{self._name(object_id)} is freed, and its job promised to keep it", object_id)
         for process in self._members():
             if self._lives(process, object_id) and self._stands(process, object_id, frozenset()):
                 raise Violation(f"{self._name(object_id)} is freed while it lives in {process!r}", object_id)

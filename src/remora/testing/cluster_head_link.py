@@ -156,6 +156,7 @@ class SimulatedHeadLink:
         else:
             assert isinstance(message, m.JobEnded), f"the head does not say {message!r}"
             daemon.workers.end_job(message.job, now_s)
+            daemon.directory.job_ended(ProcessId(message.job))
 
     def _on_rejoined(self, message: m.Rejoined) -> None:
         self.is_open = True

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from remora.base.ids import node_of
+from remora.core.counting.vocabulary import is_exports, job_of_exports
 from remora.messages.node_wire import decode_node_body
 from remora.messages.wire import HEADER_SIZE_BYTES, encode_frame
 
@@ -137,12 +138,14 @@ class Network:
         if len(any_id) in (12, 16):
             item = int.from_bytes(any_id[12:16], "big")
             return f"{self.name(any_id[:8])}#{int.from_bytes(any_id[8:12], 'big')}" + (f".{item}" if item else "")
+        if is_exports(any_id):
+            return f"{self.name(node_of(any_id))}*{self.name(job_of_exports(any_id))}"
         return f"N{int.from_bytes(any_id, 'big')}" if len(any_id) == 4 else any_id.hex()
 
     def describe(self, value: Any) -> str:
         """A message in words: names in place of ids, and only what is not as usual."""
         if isinstance(value, bytes):
-            is_id = value in self.names or len(value) in (8, 12, 16)
+            is_id = value in self.names or len(value) in (8, 12, 16) or is_exports(value)
             return self.name(value) if is_id else (value.decode("ascii", "replace") or "''")
         if isinstance(value, int) and value >= 1 << 24:
             bits = 32 if value >= 1 << 32 else 24  # of a lease, whose number begins with its node's; of a request

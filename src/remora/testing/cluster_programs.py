@@ -43,6 +43,8 @@ DRIVER_WEIGHTS |= {
 }
 CALL_WEIGHTS: dict[str, float] = {"put": 2, "store": 1.5, "task": 2, "method": 1.5, "actor": 0.2, "drop": 2, "get": 2}
 CALL_WEIGHTS |= {"keep": 2, "end": 9, "end_large": 2, "raise": 0.7, "hand_back": 0.3}
+EXPORT_WEIGHTS = {"export": 4.0, "load": 4.0}
+"""What only some programs do: what they pickle outside of our serializers stays, and so hides what else would stay."""
 MORE: dict[str, dict[str, float]] = {
     "uniform": {},
     "burst": {"burst": 8, "hand_back": 5, "end": 2, "get": 2},
@@ -81,6 +83,7 @@ class Simulation:
         self.mix = MIXES[seed % len(MIXES)]
         self.calm = shape.choice((1, 3, 6))
         """How many steps there are for each action."""
+        self.exports = random.Random(f"exports {seed}").random() < 0.2
         self.skipped = skipped
         self.done = 0
         self._stalled: Channel | None = None
@@ -216,6 +219,8 @@ class Simulation:
             process, frame = rng.choice(in_calls)
             weights = CALL_WEIGHTS
         more = MORE[self.mix]
+        if self.exports:
+            weights = weights | EXPORT_WEIGHTS
         kind = rng.choices(list(weights), [weight * more.get(one, 1) for one, weight in weights.items()])[0]
         action: Callable[[random.Random, SimulatedProcess, Frame], None] = getattr(self, f"_do_{kind}")
         action(rng, process, frame)
@@ -443,6 +448,28 @@ class Simulation:
 
             self._do(process, frame, f"wait for {self._names([object_id])} anywhere", know, object_id)
 
+    def _do_export(self, rng: random.Random, process: SimulatedProcess, frame: Frame) -> None:
+        objects = self._objects(process, frame)
+        if objects:
+            object_id = rng.choice(objects)
+            what = f"pickle {self._names([object_id])} outside of Remora"
+            self._do(process, frame, what, lambda: process.export(object_id), object_id)
+            if self.faults_left and not process.is_driver and rng.random() < 0.5:
+                self.faults_left -= 1
+                self.world.kill_process(process)  # what holds the object for its life is the process itself
+
+    def _do_load(self, rng: random.Random, process: SimulatedProcess, frame: Frame) -> None:
+        known = [one for one in self.checker.exports if self.checker.is_exported(one, process.job)]
+        if known:
+            object_id = rng.choice(known)
+
+            def load() -> None:
+                process.load(object_id)
+                frame.variables.append(object_id)
+
+            what = f"unpickle {self._names([object_id])} outside of Remora"
+            self._do(process, frame, what, load, object_id)
+
     def _do_evict(self, rng: random.Random, process: SimulatedProcess, frame: Frame) -> None:
         daemon = rng.choice(self.world.living_daemons())
         if rng.random() < 0.3:
@@ -495,7 +522,7 @@ class Simulation:
             if number == QUIET_ROUNDS // 2 and self._is_short_of_something():
                 self.world.add_node(Resources.of(num_cpus=1, resources={"special": 1, "slot": 8}))
             self._pass_time(0.1 if number < 5 else 0.4)
-            problem = next(problems(self.world, has_cycle=self.checker.has_cycle()), None)
+            problem = next(problems(self.world, objects_stay=self.checker.objects_stay), None)
             if problem is None and not self.world.channels and next(self.world.steps(), None) is None:
                 return
         if problem is not None:

@@ -12,16 +12,17 @@ Problem = tuple[str, bytes]
 """What is left, and the id that it concerns."""
 
 
-def problems(world: World, *, has_cycle: bool = False) -> Iterator[Problem]:
+def problems(world: World, *, objects_stay: bool = False) -> Iterator[Problem]:
     """What somebody waits for, or what is never freed.
 
-    Objects that contain each other are never freed before their job ends, and actors among them live as long.
+    Objects that contain each other, or that were pickled outside of our serializers, are never freed before their job
+    ends, and actors among them live as long.
     """
     for process in world.living_processes():
         yield from _of_calls(world, process)
     for daemon in world.living_daemons():
         yield from _of_waiting(world, daemon)
-    if has_cycle:
+    if objects_stay:
         return
     for daemon in world.living_daemons():
         yield from _of_leases(world, daemon)

@@ -152,6 +152,12 @@ class ProcessObjects:
             self.refs.appeared(born)
             self.carry_out()
 
+    def load(self, object_id: ObjectId) -> None:
+        """The same for an id that came in a pickle which is not ours."""
+        for born in self.acquire([object_id]):
+            self.refs.loaded(born)
+            self.carry_out()
+
     def let_go(self, ids: Iterable[bytes]) -> None:
         """One strong reference less to each."""
         for one in list(ids):
@@ -197,6 +203,13 @@ class ProcessObjects:
                 ref.published = True
                 self.world.note(self.process, f"publishes {self.world.name(ref.id)}", ref.id)
                 self.refs.publish(ref.id, ref.value, writer if ref.id == object_id else None)
+        self.carry_out()
+
+    def export(self, object_id: ObjectId) -> None:
+        """The ref is pickled by something that is not ours."""
+        self.publish(object_id)
+        self.world.exported(self.process, object_id)
+        self.refs.export(object_id)
         self.carry_out()
 
     def carry_out(self) -> None:

@@ -15,8 +15,9 @@ Code acts under the name of its program, task, method or actor (whose constructo
 ``store NAME BYTES``, ``task NAME [REFS] values [REFS] -> RESULT`` with ``cpus=``, ``special=``, ``retries=``,
 ``on=NODE``, ``softly=NODE``, ``in=GROUP``; ``actor NAME [REFS]`` with ``restarts=``, ``task_retries=``, ``name=``,
 ``detached``, ``get``, ``on=``, ``softly=``; ``find NAME as HANDLE``, ``method ACTOR NAME [REFS] -> RESULT``, ``kill
-ACTOR``, ``get REF``, ``keep REF``, ``drop REF``, ``return [REFS]``, ``return large [REFS]``, ``raise``; ``group NAME
-COUNT STRATEGY``, ``remove GROUP``. ``store`` may have ``copies=``.
+ACTOR``, ``get REF``, ``keep REF``, ``drop REF``, ``export REF`` and ``load REF`` (pickled and unpickled by what is not
+ours), ``return [REFS]``, ``return large [REFS]``, ``raise``; ``group NAME COUNT STRATEGY``, ``remove GROUP``. ``store``
+may have ``copies=``.
 
 Lines of nobody: ``settle`` (all that can happen without time does), ``wait SECONDS``, ``kill NAME`` (a program, or the
 worker of a task or actor; ``unheard``: what it said last to other nodes is lost), ``kill node NODE``, ``kill head``,
@@ -342,6 +343,14 @@ class ClusterTelling:
         object_id = ObjectId(self._ids[told.plain[0]])
         process.drop(frame if object_id in frame.variables else process.main, object_id)
 
+    def _do_export(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
+        process.export(ObjectId(self._ids[told.plain[0]]))
+
+    def _do_load(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
+        object_id = ObjectId(self._ids[told.plain[0]])
+        process.load(object_id)
+        frame.variables.append(object_id)
+
     def _do_return(self, process: SimulatedProcess, frame: Frame, told: Words) -> None:
         process.end_call(frame, told.refs(), 1 << 20 if "large" in told.plain else 0, frame.argument_error)
 
@@ -431,7 +440,7 @@ class ClusterTelling:
         for _ in range(200):
             self._finish()
             self._settle()
-            problem = next(problems(self.world, has_cycle=self.checker.has_cycle()), None)
+            problem = next(problems(self.world, objects_stay=self.checker.objects_stay), None)
             if problem is None and not self.world.channels:
                 return
             self.world.pass_time(0.4)
@@ -499,7 +508,7 @@ def names_in(word: str) -> list[str]:
 
 def _refs_used(words: list[str]) -> list[str]:
     names = [name for word in words if word.startswith("[") for name in names_in(word)]
-    if words[0] in ("get", "drop", "keep", "method", "kill"):
+    if words[0] in ("get", "drop", "keep", "export", "method", "kill"):
         names.append(words[1])
     return names
 

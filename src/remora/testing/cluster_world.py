@@ -62,6 +62,9 @@ class Observer:
     def looks(self, process: SimulatedProcess, object_id: ObjectId, location: Location) -> None:
         """A process looks at a piece of the store."""
 
+    def exported(self, process: SimulatedProcess, object_id: ObjectId) -> None:
+        """A process is about to pickle a published ref outside of our serializers."""
+
     def task_made(self, task: bytes, retries: int) -> None:
         """A task is submitted."""
 
@@ -412,6 +415,11 @@ class World(Network):
         """A daemon frees a piece of its store."""
         for observer in self.observers:
             observer.place_freed(location)
+
+    def exported(self, process: ProcessId, object_id: ObjectId) -> None:
+        """A process is about to pickle a published ref outside of our serializers."""
+        for observer in self.observers:
+            observer.exported(self.processes[process], object_id)
 
     def task_made(self, task: bytes, retries: int) -> None:
         """A task is submitted."""

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from directory_shell import taken, tell
 
-from remora.base.ids import NodeId, ObjectId, make_object_id, make_process_id, node_of
+from remora.base.ids import NodeId, ObjectId, ProcessId, make_object_id, make_process_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.counting.directory import Directory
 from remora.core.counting.entries import Loss, LossReason
+from remora.core.counting.exports import REMEMBERED_JOBS
 from remora.core.counting.vocabulary import (
     CountingError,
     FreeLocation,
@@ -19,6 +20,7 @@ from remora.core.counting.vocabulary import (
     KeepLocation,
     ObjectFreed,
     Send,
+    exports_of,
 )
 from remora.messages import counting as m
 from remora.messages.objects import ForgetGet, GetObjects, Location, ObjectValue, Value
@@ -187,6 +189,69 @@ def test_an_exported_ref_lives_until_the_driver_ends(home: Directory) -> None:
     tell(home, P, m.Release([A]))
     assert home.is_known(A)
     home.process_ended(P, 0.0, at_once=True)
+    assert not home.is_known(A)
+
+
+def start_worker_of_another_node(home: Directory) -> ProcessId:
+    worker = make_process_id(1, 9)
+    home.process_connected(worker, AFAR)
+    return worker
+
+
+def test_a_ref_exported_on_another_node_than_the_drivers_lives_until_the_job_ends(home: Directory) -> None:
+    worker = start_worker_of_another_node(home)
+    own = make_object_id(worker, 1)
+    tell(home, worker, m.Publish(own, DATA), m.Export([own]))
+    home.process_ended(worker, 0.0, at_once=True)
+    row = home.row(own)
+    assert row is not None
+    assert row.holders == (exports_of(AFAR, HERE),)
+    home.job_ended(AFAR)
+    taken(home)
+    assert not home.is_known(own)
+
+
+def test_an_exported_ref_of_a_third_node_is_held_there_before_its_process_lets_go(home: Directory) -> None:
+    worker, third = start_worker_of_another_node(home), NodeId(bytes([0, 0, 0, 3]))
+    theirs, exports = make_object_id(make_process_id(3, 1), 1), exports_of(AFAR, HERE)
+    assert tell(home, worker, m.Register([theirs]), m.Export([theirs])) == [
+        Send(third, m.NodeRegister([theirs], worker)),
+        Send(third, m.NodeRegister([theirs], exports)),
+    ]
+    tell(home, third, m.NodeAck([theirs], worker, True), m.NodeAck([theirs], exports, True))
+    home.process_ended(worker, 0.0, at_once=True)
+    assert taken(home) == [Send(third, m.NodeRelease([theirs], worker))]
+    home.job_ended(AFAR)
+    assert taken(home) == [Send(third, m.NodeRelease([theirs], exports))]
+
+
+def test_what_is_exported_after_the_end_of_the_job_is_not_held_for_it(home: Directory) -> None:
+    worker = start_worker_of_another_node(home)
+    own = make_object_id(worker, 1)
+    home.job_ended(AFAR)
+    for number in range(REMEMBERED_JOBS + 1):
+        home.job_ended(make_process_id(2, 2 + number))
+    tell(home, worker, m.Publish(own, DATA), m.Export([own]), m.Release([own]))
+    assert not home.is_known(own)
+
+
+def test_exports_of_jobs_of_a_dead_node_are_dropped_after_the_grace(home: Directory) -> None:
+    worker = start_worker_of_another_node(home)
+    own, late = (make_object_id(worker, call) for call in (1, 2))
+    tell(home, worker, m.Publish(own, DATA), m.Export([own]), m.Release([own]))
+    home.node_dead(THERE, HERE, 0.0)
+    tell(home, worker, m.Publish(late, DATA), m.Export([late]), m.Release([late]))
+    assert home.is_known(own)
+    assert not home.is_known(late)
+    home.tick(GRACE_S)
+    assert not home.is_known(own)
+
+
+def test_an_export_that_waits_for_the_maker_is_forgotten_with_the_job(home: Directory) -> None:
+    worker = start_worker_of_another_node(home)
+    tell(home, worker, m.Export([A]))
+    home.job_ended(AFAR)
+    tell(home, P, m.Publish(A, DATA), m.Release([A]))
     assert not home.is_known(A)
 
 

@@ -67,6 +67,20 @@ class TakesAwayWhatIsUsed(Directory):
         super().copies_released(process, CopiesReleased(list(asked)))
 
 
+class ExportsAtHomeOnly(Directory):
+    """What is pickled outside of Remora is not held on other nodes than the driver's."""
+
+    def _is_running(self, job: ProcessId) -> bool:
+        return job in self._processes
+
+
+class ExportsForEver(Directory):
+    """What was pickled outside of Remora stays when the job ends on another node."""
+
+    def job_ended(self, job: ProcessId) -> None:
+        pass
+
+
 class DoesNotMourn(Directory):
     """Nobody is told that the home of what he waits for is dead."""
 
@@ -177,6 +191,8 @@ class NeverRegisters(ProcessRefs):
 RULES: dict[str, Callable[[], Machines]] = {
     "calls are closed when their refs are registered": lambda: Machines(refs=ClosesAtOnce),
     "processes of other nodes are holders": lambda: Machines(directory=ForgetsRemoteHolders),
+    "what was pickled outside stays": lambda: Machines(directory=ExportsAtHomeOnly),
+    "what was pickled outside goes with the job": lambda: Machines(directory=ExportsForEver),
     "what is in use stays": lambda: Machines(directory=TakesAwayWhatIsUsed),
     "dead homes have heirs": lambda: Machines(directory=DoesNotMourn),
     "what was rejected is asked for elsewhere": lambda: Machines(router=LosesRejected),

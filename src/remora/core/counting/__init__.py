@@ -16,5 +16,5 @@ what all living nodes report.
 
 Reading order: `vocabulary`, `carriers`, `process`; then the layers of the directory from below: `holders` (with
 `entries` and `parking`), `reading` (`copies`, `local_copies`), `lending` (`spread`), `values`, `keeping`,
-`other_nodes`, `reporting`, `heirs` (`rebuilding`), `directory`.
+`other_nodes`, `reporting`, `heirs` (`rebuilding`), `exports`, `directory`.
 """

@@ -6,9 +6,9 @@ hold, in order, and keeps the list of it.
 
 The daemon calls `process_message` and `node_message` (or the method of the message, on hot paths) for everything
 of tags 20-39 and 140-149 and for the messages about values (50-58), tells of connections, ends, pulls (`copy_arrived`,
-`copy_failed`), a full store (`evict`) and of who is in the cluster (`nodes_changed`, `node_dead`), calls `tick` at
-`next_deadline_s`, and after each call takes what stands in `outbox` (and clears it), in order. It takes everything
-out before it does anything: what it does may call the directory again.
+`copy_failed`), a full store (`evict`), of who is in the cluster (`nodes_changed`, `node_dead`) and of the end of other
+nodes' jobs (`job_ended`), calls `tick` at `next_deadline_s`, and after each call takes what stands in `outbox` (and
+clears it), in order. It takes everything out before it does anything: what it does may call the directory again.
 
 Ends. A process has ended when its socket was read to the end, not when a signal says so: what it wrote last still
 counts. A process that crashed is forgotten only after a grace: the receiver of its last reply may be about to
@@ -33,16 +33,16 @@ import msgspec
 from remora.base.ids import NodeId, ObjectId, ProcessId, node_of, process_of, short
 from remora.base.object_ref import PENDING
 from remora.core.counting.entries import DescribeLoss, Entry, LossReason, ObjectRow, row_of
-from remora.core.counting.heirs import Heirs
+from remora.core.counting.exports import Exports
 from remora.core.counting.parking import DropRequest, GetRequest, HoldRequest, KeepRequest, Request
-from remora.core.counting.vocabulary import DETACHED, EXPORTED, CountingError, Hold, home_of, is_container, is_process
+from remora.core.counting.vocabulary import DETACHED, CountingError, Hold, home_of, is_container, is_process
 from remora.messages import counting as m
 from remora.messages.objects import CopiesReleased, ForgetGet, GetObjects, Location, OfferValues, Value, WantCopies
 
 DEFAULT_GRACE_S = 5.0
 
 
-class Directory(Heirs):
+class Directory(Exports):
     """Objects of one node, and what the node's processes hold elsewhere.
 
     Args:
@@ -125,11 +125,6 @@ class Directory(Heirs):
     def pong(self, process: ProcessId, message: m.Pong) -> None:
         for request in self._parking.take_answered(process, message.number):
             self._look_again(request, final=True)
-
-    def export(self, process: ProcessId, message: m.Export) -> None:
-        driver = self._processes[process]
-        for object_id in message.ids if driver in self._processes else ():
-            self._hold(ObjectId(object_id), driver + EXPORTED)
 
     def store(self, process: ProcessId, message: m.Store) -> None:
         keeper = message.keeper or process
@@ -294,8 +289,8 @@ class Directory(Heirs):
             self._drop_copy(request, final)
 
     def _forget_process(self, process: ProcessId) -> None:
-        for holder in (process, process + EXPORTED):
-            self._drop(list(self._held_by.get(holder, ())), holder)
+        self._drop(list(self._held_by.get(process, ())), process)
+        self._drop_exports(process)
         for object_id, writer in self._copies.of_keeper(process):
             self._copies.release(object_id, writer, process)
         for object_id in [object_id for object_id in self._pending if process_of(object_id) == process]:

@@ -26,7 +26,7 @@ REBUILT = b"rebuilt"
 
 
 class Heirs(Reporting):
-    """All but the processes. :class:`~remora.core.counting.directory.Directory` is the whole."""
+    """All but processes and exports. :class:`~remora.core.counting.directory.Directory` is the whole."""
 
     def __init__(self, node: NodeId, describe_loss: DescribeLoss) -> None:
         super().__init__(node, describe_loss)

@@ -6,14 +6,15 @@ from enum import IntEnum
 
 import msgspec
 
-from remora.base.ids import OBJECT_ID_SIZE_BYTES, PROCESS_ID_SIZE_BYTES, NodeId, ProcessId
+from remora.base.ids import NODE_ID_SIZE_BYTES, OBJECT_ID_SIZE_BYTES, PROCESS_ID_SIZE_BYTES, NodeId, ProcessId
 from remora.messages.objects import Location
 
 DAEMON = b""
 """The destination of a process's messages to its own node daemon."""
 
 EXPORTED = b"*"
-"""Behind the process id of a job's driver: the holder of refs that were pickled outside of our serializers."""
+"""Between a node's id and the process id of a job's driver: the holder of refs that processes of the job on this node
+pickled outside of our serializers."""
 
 DETACHED = b"!"
 """Behind a node's id: the holder of the creation objects of detached actors, as long as these may be constructed."""
@@ -103,6 +104,21 @@ def is_process(holder: bytes) -> bool:
 def is_container(holder: bytes) -> bool:
     """Whether the holder is an object that has the ref inside its value."""
     return len(holder) == OBJECT_ID_SIZE_BYTES
+
+
+def exports_of(job: ProcessId, node: NodeId) -> bytes:
+    """The holder of what processes of the job on the node pickled outside of our serializers."""
+    return node + EXPORTED + job
+
+
+def is_exports(holder: bytes) -> bool:
+    """Whether the holder keeps refs for a job, to its end."""
+    return len(holder) == NODE_ID_SIZE_BYTES + len(EXPORTED) + PROCESS_ID_SIZE_BYTES
+
+
+def job_of_exports(holder: bytes) -> ProcessId:
+    """The job, named by its driver, for which such a holder keeps refs."""
+    return ProcessId(holder[-PROCESS_ID_SIZE_BYTES:])
 
 
 NOBODY = NodeId(b"")

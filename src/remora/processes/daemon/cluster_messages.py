@@ -199,6 +199,7 @@ class ClusterMessages:
         """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""
         self.forget_job(job)
         self._cluster.daemon.workers.end_job(job, monotonic())
+        self._cluster.daemon.objects.job_ended(job, monotonic())
 
     def on_expelled(self, reason: str) -> None:
         """See :class:`~remora.processes.daemon.head_listener.HeadListener`."""

@@ -12,10 +12,10 @@ from collections.abc import Generator, Mapping
 from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING
 
-from remora.base.ids import NODE_ID_SIZE_BYTES, ProcessId, make_process_id, node_of, process_of
+from remora.base.ids import NODE_ID_SIZE_BYTES, ProcessId, make_process_id, node_of
 from remora.core.counting.entries import ObjectRow
 from remora.core.counting.leaks import search_leaks
-from remora.core.counting.vocabulary import DETACHED, is_container, is_process
+from remora.core.counting.vocabulary import DETACHED, is_container, is_process, job_of_exports
 from remora.core.pull_records import Pull
 from remora.messages import inspection as m
 from remora.processes.daemon.status_report import actor_of_workers, store_usage
@@ -139,12 +139,14 @@ class MemoryBuilder:
     def _object(self, row: ObjectRow, is_leaked: bool) -> m.ObjectReport:
         location = row.location
         is_here = location is not None and location.node == self._daemon.node
+        # A job that pickled the ref outside of Remora on many nodes is one holder to people.
+        holders = dict.fromkeys(self._holder(row.id, holder) for holder in row.holders)
         return m.ObjectReport(
             row.id,
             row.state,
             row.size_bytes,
             self._arena.block_bytes(location.offset) if location is not None and is_here else 0,
-            [self._holder(row.id, holder) for holder in row.holders],
+            list(holders),
             list(row.contents),
             self._views[row.id],
             self._viewed_bytes[row.id],
@@ -159,7 +161,7 @@ class MemoryBuilder:
             return m.Holder(holder, "container")
         if holder.endswith(DETACHED) and len(holder) == NODE_ID_SIZE_BYTES + len(DETACHED):
             return m.Holder(holder, "detached")
-        process = holder if is_process(holder) else process_of(holder)
+        process = ProcessId(holder) if is_process(holder) else job_of_exports(holder)
         kind = "process" if is_process(holder) else "exported"
         if node_of(process) != self._daemon.node:
             return m.Holder(process, kind)

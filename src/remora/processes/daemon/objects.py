@@ -139,6 +139,11 @@ class ObjectService:
         self.arena.process_dead(connected.process, now_s)
         self.carry_out(now_s)
 
+    def job_ended(self, job: ProcessId, now_s: float) -> None:
+        """The driver of the job, a process of another node, has ended."""
+        self.directory.job_ended(job)
+        self.carry_out(now_s)
+
     def watch(self, object_id: ObjectId) -> bool:
         """Have ``on_freed`` called when the object is freed; false when it is gone already."""
         return self.directory.watch(object_id)
