@@ -152,6 +152,17 @@ def test_a_request_that_no_node_can_satisfy_says_so(session: Cluster) -> None:
     remora.cancel(waiting)
 
 
+def test_a_driver_is_told_why_its_actor_waits_for_a_worker(session: Cluster) -> None:
+    @remora.remote(label_selector={"zone": "mars"})
+    class Rover:
+        def drive(self) -> int:
+            return 1
+
+    rover = Rover.remote()
+    with pytest.warns(RuntimeWarning, match="actor Rover waits for a worker: no node has a label zone in"):
+        remora.wait([rover.drive.remote()], timeout=5)
+
+
 def test_placement_groups_are_seen_from_every_node(session: Cluster) -> None:
     group = placement_group([{"CPU": 1, "here": 0.1}, {"CPU": 1, "there": 0.1}], name="both")
     assert group.wait(10)

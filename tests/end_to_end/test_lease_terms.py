@@ -47,3 +47,14 @@ def test_groups_of_methods_say_that_they_have_no_effect() -> None:
 
     with pytest.warns(RuntimeWarning, match="concurrency_groups"):
         remora.remote(Grouped).options(concurrency_groups={"io": 2}).remote()
+
+
+def test_an_actor_that_no_node_can_run_says_so() -> None:
+    @remora.remote(resources={"tape": 1})
+    class Drive:
+        def read(self) -> int:
+            return 1
+
+    drive = Drive.remote()
+    with pytest.warns(RuntimeWarning, match="actor Drive waits for a worker: no node has any 'tape'"):
+        remora.wait([drive.read.remote()], timeout=5)

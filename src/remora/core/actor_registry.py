@@ -10,7 +10,7 @@ What met on the way is no error: a worker that was found for an actor that is de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ from remora.core.journal import Journal, NoJournal
 from remora.messages.actors import (
     ALIVE,
     DEAD,
+    PENDING_CREATION,
     RESTARTING,
     ActorConstructed,
     ActorExiting,
@@ -61,6 +62,8 @@ class ActorRegistry:
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.outbox: list[Effect] = []
+        self.why_waiting: Callable[[bytes], str] = lambda actor: ""
+        """Why an actor has no worker; who looks for workers knows."""
         """In order. The shell takes what is in it, and leaves an empty list."""
         self.table = ActorTable(NoJournal() if journal is None else journal)
         """The actors, as they are found and written down."""
@@ -215,6 +218,8 @@ class ActorRegistry:
         if actor is not None:
             self.table.subscribe(process, actor)
             state = actor.public_state
+            if state.state in (PENDING_CREATION, RESTARTING):
+                state = msgspec.structs.replace(state, waits_for=self.why_waiting(actor_id))
         else:
             unknown = "no such actor is known: it ended long ago, or belongs to another session"
             state = self.table.remembered(actor_id) or ActorState(actor_id, DEAD, cause=unknown)

@@ -65,6 +65,7 @@ class Head:
         self.jobs = JobTable(self._journal)
         self.registry = ActorRegistry(self._journal)
         self.placer = ActorPlacer(self._journal, self.view)
+        self.registry.why_waiting = self.placer.why_waiting
         self.key_value = KeyValueTable(self._journal)
         self.groups = HeadGroups(self._journal, self.say_to)
         self.placer.why_group_is_gone = self.groups.why_gone

@@ -104,7 +104,8 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
 
     ``cause`` says why it restarts or is dead; ``error`` is the serialized exception of its constructor, if that is
     why. ``worker``, ``address`` and ``slot`` are those of an ``ALIVE`` actor. The last three fields are what callers
-    must know of its options; ``is_ordered`` is false for async and threaded actors.
+    must know of its options; ``is_ordered`` is false for async and threaded actors. ``waits_for`` answers who asks anew
+    (``SubscribeActor``) about an actor that has no worker: why none was found until now.
     """
 
     actor: bytes
@@ -118,6 +119,7 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
     is_ordered: bool = True
     max_task_retries: int = 0
     max_pending_calls: int = -1
+    waits_for: str = ""
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=86, frozen=True):

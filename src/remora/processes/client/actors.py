@@ -30,6 +30,8 @@ _data_of_none = serialize(None).to_bytes()
 
 EXPLANATION_TIMEOUT_S = 1.0
 """How long the daemon may take to say why an actor's connection has ended, until it is asked."""
+PLACEMENT_PATIENCE_S = 2.0
+"""How long an actor may wait for a worker until it is asked what for."""
 
 
 class ActorClient:
@@ -118,6 +120,7 @@ class ActorClient:
         record = self._records.get(actor)
         if record is None:
             record = self._records[actor] = ActorRecord(self._methods, actor, actor_class.name)
+        self._unexplained[actor] = monotonic() + PLACEMENT_PATIENCE_S
         record.configure(spec.max_concurrency == 1 and not spec.is_async, spec.max_task_retries, spec.max_pending_calls)
 
     def _pickle_class(self, actor_class: Class) -> tuple[bytes, tuple[ObjectRef[Any], ...]]:
@@ -186,6 +189,10 @@ class ActorClient:
         if record is None:
             return
         self._unexplained.pop(record.id, None)
+        if state.waits_for:
+            self._client.warn(f"actor {record.class_name} waits for a worker: {state.waits_for}")
+        elif state.state == messages.RESTARTING and record.calls.state.state != messages.RESTARTING:
+            self._unexplained[record.id] = monotonic() + PLACEMENT_PATIENCE_S
         peer = record.peer
         if state.state != messages.ALIVE and peer is not None:
             # The worker is dead, so all that it ever wrote is there.
@@ -227,7 +234,8 @@ class ActorClient:
         """Forget actors that nobody here can call, ask for those that cannot be reached. Wants the lock."""
         self._forget_unused()
         for actor in [actor for actor, due_s in self._unexplained.items() if now_s >= due_s]:
-            # Its node may be alive and the line to it broken: if the actor lives it is connected anew.
+            # Its node may be alive and the line to it broken: if the actor lives it is connected anew. When it has no
+            # worker yet the answer says why.
             self._unexplained[actor] = now_s + EXPLANATION_TIMEOUT_S
             self._client.send_to_daemon(messages.SubscribeActor(actor))
 

@@ -23,6 +23,10 @@ class ActorService:
         self._workers = workers
         self._objects = objects
         self.registry = ActorRegistry()
+        self._delays: dict[bytes, str] = {}
+        """Actors that wait for a worker for long, and why."""
+        self.registry.why_waiting = lambda actor: self._delays.get(actor, "")
+        workers.on_delayed = self._delays.__setitem__
         self._now_s = 0.0
         workers.on_placed = self._on_placed
         workers.on_unplaceable = self._on_unplaceable
@@ -61,10 +65,12 @@ class ActorService:
 
     def _on_placed(self, effect: ActorPlaced) -> None:
         worker = effect.worker
+        self._delays.pop(effect.actor, None)
         self.registry.placed(effect.actor, worker.process, worker.address, worker.slot, effect.gpu_ids)
         self.carry_out()
 
     def _on_unplaceable(self, actor: bytes, reason: str) -> None:
+        self._delays.pop(actor, None)
         self.registry.unplaceable(actor, reason)
         self.carry_out()
 
@@ -96,6 +102,7 @@ class ActorService:
             )
             self._workers.carry_out()
         elif isinstance(effect, effects_core.CancelPlacement):
+            self._delays.pop(effect.actor, None)
             self._workers.router.actors.cancel(effect.actor, self._now_s)
             self._workers.carry_out()
         elif isinstance(effect, effects_core.KillWorker):
