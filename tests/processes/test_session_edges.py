@@ -15,6 +15,7 @@ import pytest
 
 import remora
 from remora.base import runtime
+from remora.messages.actors import DEAD, ActorState
 from remora.messages.session import PROTOCOL_VERSION, Hello
 from remora.messages.wire import encode_frame
 from remora.processes.client.client import Client
@@ -173,6 +174,27 @@ def test_actors_without_handles_are_forgotten_with_their_connections(client: Cli
         get(after.remote(""))
     assert not any(client.peers.find(process) for process in gone)
     assert not [record for record in client.actors._records.values() if record.peer is not None]
+
+
+def unknown_actor(client: Client, holder: Any) -> None:
+    """The daemon's answer when the question about an actor overtakes what it is created by."""
+    actor = holder._remora_actor.creation.id
+    client.actors.on_message(ActorState(actor, DEAD, cause="nobody has heard of it", is_unknown=True))
+
+
+def test_an_actor_that_the_daemon_does_not_know_yet_is_asked_for_again(client: Client) -> None:
+    holder = make(7)
+    unknown_actor(client, holder)
+    assert get(holder.get.remote()) == 7
+
+
+def test_an_actor_that_stays_unknown_is_dead(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remora.processes.client.actors.UNKNOWN_PATIENCE_S", 0.0)
+    holder = make(7)
+    assert get(holder.get.remote()) == 7
+    unknown_actor(client, holder)
+    with pytest.raises(remora.exceptions.ActorDiedError, match="nobody has heard of it"):
+        get(holder.get.remote())
 
 
 def test_the_daemon_survives_processes_that_say_hello_and_leave_and_those_that_say_nothing(client: Client) -> None:

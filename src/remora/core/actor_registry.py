@@ -222,7 +222,7 @@ class ActorRegistry:
                 state = msgspec.structs.replace(state, waits_for=self.why_waiting(actor_id))
         else:
             unknown = "no such actor is known: it ended long ago, or belongs to another session"
-            state = self.table.remembered(actor_id) or ActorState(actor_id, DEAD, cause=unknown)
+            state = self.table.remembered(actor_id) or ActorState(actor_id, DEAD, cause=unknown, is_unknown=True)
         self.outbox.append(Send(process, state))
 
     def unsubscribe(self, process: bytes, actor_id: bytes) -> None:

@@ -103,9 +103,12 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
     """Daemon to subscriber. ``incarnation`` counts the workers that the actor has had, from 1.
 
     ``cause`` says why it restarts or is dead; ``error`` is the serialized exception of its constructor, if that is
-    why. ``worker``, ``address`` and ``slot`` are those of an ``ALIVE`` actor. The last three fields are what callers
-    must know of its options; ``is_ordered`` is false for async and threaded actors. ``waits_for`` answers who asks anew
-    (``SubscribeActor``) about an actor that has no worker: why none was found until now.
+    why. ``worker``, ``address`` and ``slot`` are those of an ``ALIVE`` actor. Then comes what callers
+    must know of its options; ``is_ordered`` is false for async and threaded actors.
+
+    ``waits_for`` answers who asks anew (``SubscribeActor``) about an actor that has no worker: why none was found until
+    now. ``is_unknown``: nothing was ever said of this actor, or long ago. Its ``CreateActor`` may still be on its
+    way, on another connection than the question.
     """
 
     actor: bytes
@@ -120,6 +123,7 @@ class ActorState(msgspec.Struct, array_like=True, tag=85, frozen=True):
     max_task_retries: int = 0
     max_pending_calls: int = -1
     waits_for: str = ""
+    is_unknown: bool = False
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=86, frozen=True):

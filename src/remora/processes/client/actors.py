@@ -30,6 +30,9 @@ _data_of_none = serialize(None).to_bytes()
 
 EXPLANATION_TIMEOUT_S = 1.0
 """How long the daemon may take to say why an actor's connection has ended, until it is asked."""
+UNKNOWN_PATIENCE_S = 5.0
+"""How long an actor whose handle came may be unknown to the daemon: that it was created is told on another way."""
+UNKNOWN_RETRY_S = 0.02
 PLACEMENT_PATIENCE_S = 2.0
 """How long an actor may wait for a worker until it is asked what for."""
 
@@ -49,7 +52,9 @@ class ActorClient:
         self._unused: dict[ActorId, None] = {}
         """Actors whose last handle here died, until they can be forgotten."""
         self._unexplained: dict[bytes, float] = {}
-        """Actors whose connections have ended, and when the daemon is asked whether they live."""
+        """Actors of which no worker is known, and when the daemon is asked about them."""
+        self._unknown_until_s: dict[bytes, float] = {}
+        """Until when an actor that nobody knows may still be about to be created."""
 
     # ------------------------------------------------------------------ life
 
@@ -189,6 +194,9 @@ class ActorClient:
         if record is None:
             return
         self._unexplained.pop(record.id, None)
+        if state.is_unknown and self._ask_again(record.id):
+            return
+        self._unknown_until_s.pop(record.id, None)
         if state.waits_for:
             self._client.warn(f"actor {record.class_name} waits for a worker: {state.waits_for}")
         elif state.state == messages.RESTARTING and record.calls.state.state != messages.RESTARTING:
@@ -215,6 +223,14 @@ class ActorClient:
                     return
             self._methods.push(record, record.calls.actor_state(state))
             self._methods.fail_lost(record)
+
+    def _ask_again(self, actor: ActorId) -> bool:
+        """Whether to: its creator has asked for the actor before it sent the handle, but on another connection."""
+        now_s = monotonic()
+        if now_s >= self._unknown_until_s.setdefault(actor, now_s + UNKNOWN_PATIENCE_S):
+            return False
+        self._unexplained[actor] = now_s + UNKNOWN_RETRY_S
+        return True
 
     def lost(self, record: ActorRecord) -> None:
         """The connection to the actor has ended; the daemon says why, or is asked after a while. Wants the lock."""
@@ -252,6 +268,7 @@ class ActorClient:
             elif not record.calls.pending() and self._close(record.peer):
                 del self._unused[actor], self._records[actor]
                 self._unexplained.pop(actor, None)
+                self._unknown_until_s.pop(actor, None)
                 self._client.send_to_daemon(messages.UnsubscribeActor(actor))
 
     def _close(self, peer: Peer | None) -> bool:
