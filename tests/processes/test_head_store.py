@@ -316,6 +316,25 @@ def test_nothing_leaves_before_it_is_written_and_turns_share_a_transaction(
     assert len(store.commits) == 2
 
 
+def test_what_ends_the_writing_thread_ends_the_head(
+    pipeline: CommitPipeline, store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(changes: list[Change]) -> None:
+        raise ZeroDivisionError("an error of Remora's own")
+
+    def has_ended() -> bool:
+        try:
+            return bool(pipeline.take())
+        except ZeroDivisionError:
+            return True
+
+    monkeypatch.setattr(store, "commit", fail)
+    pipeline.put(change(1), [("a", (1,))])
+    wait_for(has_ended)
+    with pytest.raises(ZeroDivisionError, match="of Remora's own"):
+        pipeline.take()
+
+
 def test_what_needs_no_write_leaves_at_once(pipeline: CommitPipeline) -> None:
     pipeline.put([], [("a", (1,))])
     assert pipeline.take() == [("a", (1,))]

@@ -43,6 +43,7 @@ class CommitPipeline:
         self._is_writing = False
         self._done: list[Outgoing] = []
         self._is_closed = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="remora-head-writer", daemon=True)
         self._thread.start()
 
@@ -59,8 +60,14 @@ class CommitPipeline:
             self._lock.notify()
 
     def take(self) -> list[Outgoing]:
-        """What may be sent now, in order."""
+        """What may be sent now, in order.
+
+        Raises:
+            BaseException: what ended the thread. Nothing is written any more, and a head that lived on would only seem to.
+        """
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             done, self._done = self._done, []
             return done
 
@@ -72,6 +79,13 @@ class CommitPipeline:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._write_batches()
+        except BaseException as error:  # noqa: BLE001 - the last frame of this thread
+            self._failure = error
+            self._wake()
+
+    def _write_batches(self) -> None:
         while True:
             with self._lock:
                 while self._next is None:

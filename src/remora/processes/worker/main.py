@@ -303,7 +303,8 @@ class Worker:
             self._construct = message
             self.executor.end()
         elif kind is LeaseEnded:
-            self.client.periodic.append(self._report_idle)
+            if self._report_idle not in self.client.periodic:
+                self.client.periodic.append(self._report_idle)
         else:
             return False
         return True
