@@ -63,7 +63,7 @@ class CommitPipeline:
         """What may be sent now, in order.
 
         Raises:
-            BaseException: what ended the thread. Nothing is written any more, and a head that lived on would only seem to.
+            BaseException: what ended the thread; without it nothing is written any more.
         """
         with self._lock:
             if self._failure is not None:
