@@ -18,7 +18,7 @@ from remora.messages import actors as messages
 from remora.messages.tasks import Task
 from remora.processes.client.arguments import without_places
 from remora.processes.client.methods import ActorRecord
-from remora.processes.client.peers import SHORTAGE_RETRY_S, Peer, describe_shortage
+from remora.processes.client.peers import Peer, patience_after
 from remora.processes.client.pending import PendingCall
 from remora.serialization import serialize, serialize_function
 
@@ -215,10 +215,7 @@ class ActorClient:
                     record.peer = self._peers.connect(ProcessId(state.worker), state.address, self._methods, record)
                 except OSError as error:
                     # Either it has died since, and the daemon says so, or this process lacks something.
-                    shortage = describe_shortage(error)
-                    if shortage:
-                        self._client.warn(shortage)
-                    patience_s = SHORTAGE_RETRY_S if shortage else EXPLANATION_TIMEOUT_S
+                    patience_s = patience_after(error, EXPLANATION_TIMEOUT_S, self._client.warn)
                     self._unexplained[record.id] = monotonic() + patience_s
                     return
             self._methods.push(record, record.calls.actor_state(state))

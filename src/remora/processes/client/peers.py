@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from remora.base.credentials import ClusterCredentials
@@ -14,6 +15,20 @@ from remora.system.reactor import Reactor
 
 FULL_BATCH = 64
 """So many calls leave at once when no reply is awaited; fewer wait a moment for company."""
+
+
+SHORTAGE_RETRY_S = 0.5
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def patience_after(error: OSError, explanation_s: float, warn: Callable[[str], None]) -> float:
+    """How long to wait when a worker could not be connected with: until the daemon must have told of its end, or, when
+    this process lacks something, which the user is told, until another try."""
+    if error.errno not in _SHORTAGES:
+        return explanation_s
+    advice = "; close files, or raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
+    warn(f"process {os.getpid()} cannot connect to its workers, and tries again: {error}{advice}")
+    return SHORTAGE_RETRY_S
 
 
 class CallHandler(Protocol):
@@ -46,18 +61,6 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {short(self.process)}>"
-
-
-SHORTAGE_RETRY_S = 0.5
-_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-
-def describe_shortage(error: OSError) -> str:
-    """What this process, or its machine, has not enough of to connect; empty when the error is the peer's affair."""
-    if error.errno not in _SHORTAGES:
-        return ""
-    advice = "; close files, or raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
-    return f"process {os.getpid()} cannot connect to its workers, and tries again: {error}{advice}"
 
 
 class Peers:

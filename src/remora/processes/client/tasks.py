@@ -42,7 +42,7 @@ from remora.messages.tasks import CancelTask, Close, Done, HandedBack, LeaseTerm
 from remora.processes.client.arguments import put_on_wire
 from remora.processes.client.functions import FunctionRecord
 from remora.processes.client.inline_budget import COUNTED_FROM_BYTES
-from remora.processes.client.peers import FULL_BATCH, SHORTAGE_RETRY_S, Peer, describe_shortage
+from remora.processes.client.peers import FULL_BATCH, Peer, patience_after
 from remora.processes.client.pending import PendingCall
 from remora.processes.client.refs import ELSEWHERE
 from remora.processes.client.values import FilledReturns, tell_waiters
@@ -389,10 +389,7 @@ class TaskClient:
         except OSError as error:
             # Either it died before we came, and LeaseBroken follows, or this process lacks something.
             self._submission.close(worker)
-            shortage = describe_shortage(error)
-            if shortage:
-                self._client.warn(shortage)
-            patience_s = SHORTAGE_RETRY_S if shortage else EXPLANATION_TIMEOUT_S
+            patience_s = patience_after(error, EXPLANATION_TIMEOUT_S, self._client.warn)
             self._unexplained[worker.lease] = (monotonic() + patience_s, worker, error)
             return False
         peer.outgoing.append(LeaseTerms(worker.queue.resources, worker.gpu_ids))
