@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ import pytest
 import remora
 from remora.base import runtime
 from remora.cli.inspector import ask
-from remora.core.counting.directory import DEFAULT_GRACE_S
 from remora.messages.inspection import InspectMemory, InspectStatus, MemoryReport, NodeMemory, StatusReport
 from remora.system.session_directory import running_sessions
 from remora.testing.cluster import Cluster
@@ -104,6 +103,12 @@ def memory_of(directory: str) -> NodeMemory:
     return next(one for one in ask(record, InspectMemory(), MemoryReport).nodes if one.objects)
 
 
+def holders_of_large(directory: str) -> list[str]:
+    """The kinds of holders of the one large object of the node in *directory*."""
+    (large,) = [one for one in memory_of(directory).objects if one.size_bytes >= LARGE]
+    return [holder.kind for holder in large.holders]
+
+
 @pytest.mark.filterwarnings("ignore:a ref was pickled outside")
 def test_a_ref_pickled_outside_of_remora_on_another_node_is_kept_until_the_job_ends(two_nodes: Cluster) -> None:
     @remora.remote(resources=THERE, max_retries=0)
@@ -115,9 +120,7 @@ def test_a_ref_pickled_outside_of_remora_on_another_node_is_kept_until_the_job_e
     try:
         pickled, worker = remora.get(pickle_a_ref.remote())
         os.kill(worker, signal.SIGKILL)
-        sleep(DEFAULT_GRACE_S + 1.0)
-        (kept,) = [one for one in memory_of(there).objects if one.size_bytes >= LARGE]
-        assert [holder.kind for holder in kept.holders] == ["exported"]
+        wait_until(lambda: holders_of_large(there) == ["exported"], "the end of the worker's own hold")
         assert remora.get(pickle.loads(pickled)).sum() == LARGE
     finally:
         remora.shutdown()
