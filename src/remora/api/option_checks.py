@@ -22,6 +22,7 @@ _warned: set[tuple[str, str]] = set()
 
 
 LARGEST = 2**63 - 1
+"""What is larger may be no number to who reads a message."""
 
 
 def integer(minimum: int, maximum: int = LARGEST) -> Check:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 HIGHEST_PORT = 65535
+LOOPBACK = "127.0.0.1"
+"""Also what stands for the address of a node that listens nowhere."""
 
 
 def join_address(host: str, port: int) -> str:

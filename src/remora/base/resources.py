@@ -19,6 +19,8 @@ MAX_UNITS = 1 << 60
 CPU = "CPU"
 GPU = "GPU"
 MEMORY = "memory"
+STORE = "object_store_memory"
+"""Under this name the object store is listed among the resources of a node, as in Ray; nothing can ask for it."""
 
 _OWN_ARGUMENT = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory"}
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from remora.base.ids import node_of, short
+from remora.base.resources import STORE
 from remora.cli.inspector import ask, choose_session, json_option, owner_of, session_option
 from remora.cli.joined_status import ClusterStatus, GroupRow, NodeRow, join_status
 from remora.cli.text import (
@@ -85,7 +86,7 @@ def _in_use(row: NodeRow) -> str:
     """``1 of 2 CPU, 0 of 4 disk``."""
     parts = []
     for name, total in without_bundles(row.node.resources).items():
-        if name != "object_store_memory":
+        if name != STORE:
             used = total - row.node.available.get(name, 0.0)
             parts.append(f"{format_amount(name, used)} of {format_amount(name, total)} {name}")
     return ", ".join(parts)
@@ -101,7 +102,7 @@ def _show_resources(console: Console, status: ClusterStatus) -> None:
     title = "Resources of all nodes" if len(status.nodes) > 1 else "Resources"
     table = make_table(title, "name", ">total", ">in use", ">available")
     for name, total in totals.items():
-        if name != "object_store_memory":
+        if name != STORE:
             amounts = (total, total - available[name], available[name])
             table.add_row(escape(name), *(format_amount(name, one) for one in amounts))
     console.print(table)

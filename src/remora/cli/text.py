@@ -14,6 +14,7 @@ from rich.table import Table
 
 from remora.base.bundle_names import BUNDLE, CAPTURE, parse_name
 from remora.base.ids import short
+from remora.base.resources import MEMORY, STORE
 from remora.messages.inspection import NodeReport, SilentNode
 
 WIDTH_WHEN_PIPED = 100
@@ -51,7 +52,7 @@ def format_bytes(size_bytes: float) -> str:
 
 def format_amount(name: str, amount: float) -> str:
     """The amount of one resource: ``1 GB`` of memory, ``2`` of others."""
-    return format_bytes(amount) if name in ("memory", "object_store_memory") else f"{amount:g}"
+    return format_bytes(amount) if name in (MEMORY, STORE) else f"{amount:g}"
 
 
 def format_amounts(amounts: dict[str, float]) -> str:

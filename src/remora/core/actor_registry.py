@@ -62,9 +62,9 @@ class ActorRegistry:
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.outbox: list[Effect] = []
+        """In order. The shell takes what is in it, and leaves an empty list."""
         self.why_waiting: Callable[[bytes], str] = lambda actor: ""
         """Why an actor has no worker; who looks for workers knows."""
-        """In order. The shell takes what is in it, and leaves an empty list."""
         self.table = ActorTable(NoJournal() if journal is None else journal)
         """The actors, as they are found and written down."""
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from remora.base.resources import UNITS_PER_ONE
+from remora.base.resources import STORE, UNITS_PER_ONE
 from remora.messages.head import MemberView
 from remora.messages.inspection import NodeReport
-
-STORE_RESOURCE = "object_store_memory"
-"""Under this name the store is listed among the resources, as in Ray; nothing can ask for it."""
 
 
 def node_report(view: MemberView, cause: str = "") -> NodeReport:
     """The member; *cause* says why it is none any more. The free part of its store is as it was last told."""
     total, available = _to_floats(view.total), _to_floats(view.available)
-    total[STORE_RESOURCE], available[STORE_RESOURCE] = float(view.store_limit_bytes), float(view.store_free_bytes)
+    total[STORE], available[STORE] = float(view.store_limit_bytes), float(view.store_free_bytes)
     return NodeReport(
         view.node,
         not cause,

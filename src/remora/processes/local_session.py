@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from remora.base.ids import make_process_id
+from remora.base.network_address import LOOPBACK
 from remora.base.options import InitOptions
 from remora.base.resources import Resources
 from remora.base.runtime import ContextInformation, KeyValueResult, NodeInformation
@@ -63,7 +64,7 @@ class LocalSession:
                 node_id=NODE_ID,
                 is_alive=self.is_connected,
                 hostname=platform.node(),
-                address="127.0.0.1",
+                address=LOOPBACK,
                 resources=self._resources,
                 labels=self._labels,
             )
@@ -85,7 +86,7 @@ class LocalSession:
     def address_info(self) -> dict[str, Any]:
         return {
             "address": "local",
-            "node_ip_address": "127.0.0.1",
+            "node_ip_address": LOOPBACK,
             "node_id": NODE_ID,
             "session_dir": "",
             "webui_url": "",

@@ -22,6 +22,7 @@ CONFIGURATION_DESCRIPTOR = 3
 FIRST_DESCRIPTOR = 4
 """The descriptors given to :func:`spawn_interpreter` have this number and the following ones in the child."""
 PLACE_FOR_COPIES = 32
+"""Above all numbers of descriptors in the child, and below every limit that a process can do with."""
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from remora.base.errors import describe_exit
 from remora.base.remora_error import RemoraError
 from remora.system.handshake import listen_unix
 from remora.system.interpreter import FIRST_DESCRIPTOR, choose_hash_seed, spawn_interpreter
+from remora.system.log_file import tail_of
 from remora.system.process_control import ExitStatus, kill_all_descendants, open_pidfd, reap, wait_ended
 from remora.system.session_directory import DAEMON_LOG, DAEMON_SOCKET, SessionDirectory, remove_leftovers
 
@@ -29,7 +30,6 @@ LAUNCHER_TITLE = "remora:daemon (starting)"
 LAUNCH_DESCRIPTOR_COUNT = 4
 READY_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 3.0
-LOG_TAIL_BYTES = 4000
 REFUSAL_EXIT_CODE = 3
 """Of a daemon that could not be what it was to be. The last line of its log is a sentence that says why."""
 
@@ -122,17 +122,6 @@ class LaunchedNode:
         if self._ready >= 0:
             os.close(self._ready)
             self._ready = -1
-
-
-def tail_of(log_path: str) -> str:
-    """The last lines of a log; empty when there is none any more."""
-    try:
-        with open(log_path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""
 
 
 def launch(

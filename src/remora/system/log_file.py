@@ -1,4 +1,4 @@
-"""Standard output and error of Remora's own processes: a log that never stands in the way of what is logged.
+"""Logs: standard output and error of Remora's own processes, which never stand in the way of what is logged.
 
 Python's own streams raise when the disk is full, and would end a daemon, with its node and all objects there, for a
 line that nobody may ever read.
@@ -10,6 +10,8 @@ import io
 import os
 import sys
 import threading
+
+TAIL_BYTES = 4000
 
 
 class LogFile(io.TextIOBase):
@@ -76,3 +78,14 @@ def log_to_descriptors() -> None:
     """Let ``print`` and tracebacks of this process go to the descriptors 1 and 2, whatever becomes of the disk."""
     sys.stdout = sys.__stdout__ = LogFile(1)  # type: ignore[assignment, misc]
     sys.stderr = sys.__stderr__ = LogFile(2)  # type: ignore[assignment, misc]
+
+
+def tail_of(log_path: str) -> str:
+    """The last lines of a log; empty when there is none any more."""
+    try:
+        with open(log_path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""

@@ -56,7 +56,7 @@ from remora.processes.client.tasks import TaskClient
 from remora.processes.client.values import Values, tell_waiters
 from remora.serialization import serialize_system_error
 from remora.system.connection import Connection
-from remora.system.launch import tail_of
+from remora.system.log_file import tail_of
 from remora.system.reactor import Reactor
 from remora.system.session_directory import DAEMON_LOG
 from remora.system.slot_page import SlotPage

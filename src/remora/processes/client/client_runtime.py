@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from remora.base.ids import process_of
-from remora.base.network_address import split_address
+from remora.base.network_address import LOOPBACK, split_address
 from remora.base.object_ref import FIRST_FINISHED, ObjectRef
 from remora.base.runtime import Actor, ActorFound, ContextInformation, KeyValueResult, NodeInformation
 from remora.messages.inspection import GetNodes, NodeReport
@@ -141,10 +141,6 @@ class ClientRuntime:
     def shutdown(self) -> None:
         """See :class:`~remora.base.runtime.Runtime`."""
         self._client.close()
-
-
-LOOPBACK = "127.0.0.1"
-"""What stands for the address of a node that listens nowhere."""
 
 
 def _total(amounts: Any) -> dict[str, float]:

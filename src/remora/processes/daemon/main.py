@@ -144,9 +144,9 @@ class NodeDaemon:
         self._is_ending = False
         self._end_reason = ""
         self._key_value = KeyValueTable(Journal())
-        self.jobs = JobTable(Journal())
-        """Of a session alone: in a cluster the head knows them."""
         """That of a session alone; a cluster's is in its head."""
+        self.jobs = JobTable(Journal())
+        """Those of a session alone; a cluster's are in its head."""
         self._is_shared = configuration.cluster is not None and configuration.cluster.is_shared
 
     # ------------------------------------------------------------------ the loop

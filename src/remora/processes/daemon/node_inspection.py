@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from remora.base.resources import STORE
 from remora.messages import inspection as m
 from remora.processes.daemon.memory_report import MemoryBuilder, Steps
 from remora.processes.daemon.status_report import StatusBuilder
@@ -115,10 +116,10 @@ class NodeInspection:
             True,
             hostname,
             daemon.processes.node_address or hostname,
-            {**daemon.workers.leases.ledger.total.to_floats(), "object_store_memory": float(daemon.store_limit_bytes)},
+            {**daemon.workers.leases.ledger.total.to_floats(), STORE: float(daemon.store_limit_bytes)},
             {
                 **daemon.workers.leases.ledger.available(),
-                "object_store_memory": float(daemon.objects.arena.usage().free_bytes),
+                STORE: float(daemon.objects.arena.usage().free_bytes),
             },
             daemon.configuration.labels,
             is_head_node=cluster is not None and cluster.is_head,

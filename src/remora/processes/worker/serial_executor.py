@@ -161,8 +161,8 @@ class SerialExecutor:
         dirty = self._dirty
         while dirty:
             submitter, _ = dirty.popitem()
-            submitter.connection.flush()
             connection = submitter.connection
+            connection.flush()
             if connection.unsent_bytes > MAX_UNSENT_BYTES or len(connection.outgoing) > MAX_UNSENT_REPLIES:
                 # Stop running calls whose replies nobody reads; go on reading.
                 self._client.leadership.wait_until(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-LOOPBACK = "127.0.0.1"
+from remora.base.network_address import LOOPBACK
+
 NOBODY = "192.0.2.1"
 """An address that no machine has (RFC 5737): the way to it is the way out."""
 _ANY_PORT = 9
