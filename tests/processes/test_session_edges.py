@@ -189,7 +189,7 @@ def test_an_actor_that_the_daemon_does_not_know_yet_is_asked_for_again(client: C
 
 
 def test_an_actor_that_stays_unknown_is_dead(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remora.processes.client.actors.UNKNOWN_PATIENCE_S", 0.0)
+    monkeypatch.setattr("remora.core.actor_questions.UNKNOWN_PATIENCE_S", 0.0)
     holder = make(7)
     assert get(holder.get.remote()) == 7
     unknown_actor(client, holder)

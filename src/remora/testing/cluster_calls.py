@@ -14,6 +14,7 @@ import msgspec
 from remora.base.ids import ObjectId, ProcessId, make_object_id, make_task_id, node_of
 from remora.base.object_ref import FAILED, INLINE, PENDING, STORED
 from remora.core.actor_calls import ActorCalls
+from remora.core.actor_questions import ActorQuestions
 from remora.core.node_choice import LOCALITY_BYTES
 from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
@@ -89,6 +90,7 @@ class ProcessCalls(ProcessObjects):
         super().__init__(world, process)
         self.submission: Submission[PendingCall] = world.machines.submission(8)
         self.handles: dict[ObjectId, ActorHandle] = {}
+        self._questions = ActorQuestions()
         self.peers: dict[ProcessId, Worker | ActorHandle] = {}
         """Workers to which this process has a connection, and whose calls go there."""
         self._broken: dict[int, LeaseBroken] = {}
@@ -302,6 +304,7 @@ class ProcessCalls(ProcessObjects):
                 owner.peer = None
                 if owner.calls.state.state != a.DEAD:
                     owner.calls.connection_lost(self._not_started(owner))
+                    self._questions.lost(owner.id, self.world.now_s)
             return
         if self.submission.worker(owner.lease) is owner:
             self.submission.close(owner)
@@ -451,6 +454,7 @@ class ProcessCalls(ProcessObjects):
         spec = msgspec.structs.replace(spec, refs=tuple(nested), values=values)
         handle = self.handles[creation.id] = ActorHandle(creation.id, spec.max_concurrency == 1 and not spec.is_async)
         handle.max_task_retries = spec.max_task_retries
+        self._questions.created(creation.id, self.world.now_s)
         self.publish(creation.id)
         request = self.ask_head(then or (lambda found: None)) if name else 0
         self.world.actor_made(self.process, creation.id, spec)
@@ -527,7 +531,7 @@ class ProcessCalls(ProcessObjects):
 
     def _on_actor_state(self, state: a.ActorState) -> None:
         handle = self.handles.get(ObjectId(state.actor))
-        if handle is None:
+        if handle is None or not self._questions.told(state, handle.calls.state.state, self.world.now_s):
             return
         peer = handle.peer
         if state.state != a.ALIVE and peer is not None:
@@ -544,6 +548,7 @@ class ProcessCalls(ProcessObjects):
         if state.state == a.ALIVE and handle.peer is None:
             worker = ProcessId(state.worker)
             if not self._connect(worker, handle):
+                self._questions.lost(handle.id, self.world.now_s)
                 return  # it has died since; the head will say so
             handle.peer = worker
         self._push_actor(handle, handle.calls.actor_state(state))
@@ -576,6 +581,7 @@ class ProcessCalls(ProcessObjects):
                 del self._unused[actor]
             elif not handle.calls.pending() and self._close_peer(handle.peer):
                 del self._unused[actor], self.handles[actor]
+                self._questions.forget(actor)
                 self.tell_daemon(a.UnsubscribeActor(actor))
 
     def _close_peer(self, peer: ProcessId | None) -> bool:
@@ -622,6 +628,8 @@ class ProcessCalls(ProcessObjects):
         self.submission.tick(self.world.now_s)
         self._carry_out_submission()
         self.forget_unused()
+        for actor in self._questions.take_due(self.world.now_s):
+            self.tell_daemon(a.SubscribeActor(actor))
         self.run_later()
 
 

@@ -14,6 +14,7 @@ from remora.base.ids import ActorId, ObjectId, ProcessId
 from remora.base.object_ref import INLINE, ObjectRef
 from remora.base.options import ActorOptions
 from remora.base.runtime import Actor, ActorFound, Class
+from remora.core.actor_questions import EXPLANATION_TIMEOUT_S, ActorQuestions
 from remora.messages import actors as messages
 from remora.messages.tasks import Task
 from remora.processes.client.arguments import without_places
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 
 _pack_pair = Struct(">II").pack
 _data_of_none = serialize(None).to_bytes()
-
-EXPLANATION_TIMEOUT_S = 1.0
-"""How long the daemon may take to say why an actor's connection has ended, until it is asked."""
-UNKNOWN_PATIENCE_S = 5.0
-"""How long an actor whose handle came may be unknown to the daemon: that it was created is told on another way."""
-UNKNOWN_RETRY_S = 0.02
-PLACEMENT_PATIENCE_S = 2.0
-"""How long an actor may wait for a worker until it is asked what for."""
 
 
 class ActorClient:
@@ -51,10 +44,7 @@ class ActorClient:
         self._records: dict[bytes, ActorRecord] = {}
         self._unused: dict[ActorId, None] = {}
         """Actors whose last handle here died, until they can be forgotten."""
-        self._unexplained: dict[bytes, float] = {}
-        """Actors of which no worker is known, and when the daemon is asked about them."""
-        self._unknown_until_s: dict[bytes, float] = {}
-        """Until when an actor that nobody knows may still be about to be created."""
+        self._questions = ActorQuestions()
 
     # ------------------------------------------------------------------ life
 
@@ -125,7 +115,7 @@ class ActorClient:
         record = self._records.get(actor)
         if record is None:
             record = self._records[actor] = ActorRecord(self._methods, actor, actor_class.name)
-        self._unexplained[actor] = monotonic() + PLACEMENT_PATIENCE_S
+        self._questions.created(actor, monotonic())
         record.configure(spec.max_concurrency == 1 and not spec.is_async, spec.max_task_retries, spec.max_pending_calls)
 
     def _pickle_class(self, actor_class: Class) -> tuple[bytes, tuple[ObjectRef[Any], ...]]:
@@ -193,14 +183,10 @@ class ActorClient:
         record = self._records.get(state.actor)
         if record is None:
             return
-        self._unexplained.pop(record.id, None)
-        if state.is_unknown and self._ask_again(record.id):
+        if not self._questions.told(state, record.calls.state.state, monotonic()):
             return
-        self._unknown_until_s.pop(record.id, None)
         if state.waits_for:
             self._client.warn(f"actor {record.class_name} waits for a worker: {state.waits_for}")
-        elif state.state == messages.RESTARTING and record.calls.state.state != messages.RESTARTING:
-            self._unexplained[record.id] = monotonic() + PLACEMENT_PATIENCE_S
         peer = record.peer
         if state.state != messages.ALIVE and peer is not None:
             # The worker is dead, so all that it ever wrote is there.
@@ -216,22 +202,14 @@ class ActorClient:
                 except OSError as error:
                     # Either it has died since, and the daemon says so, or this process lacks something.
                     patience_s = patience_after(error, EXPLANATION_TIMEOUT_S, self._client.warn)
-                    self._unexplained[record.id] = monotonic() + patience_s
+                    self._questions.lost(record.id, monotonic(), patience_s)
                     return
             self._methods.push(record, record.calls.actor_state(state))
             self._methods.fail_lost(record)
 
-    def _ask_again(self, actor: ActorId) -> bool:
-        """Whether to: its creator has asked for the actor before it sent the handle, but on another connection."""
-        now_s = monotonic()
-        if now_s >= self._unknown_until_s.setdefault(actor, now_s + UNKNOWN_PATIENCE_S):
-            return False
-        self._unexplained[actor] = now_s + UNKNOWN_RETRY_S
-        return True
-
     def lost(self, record: ActorRecord) -> None:
         """The connection to the actor has ended; the daemon says why, or is asked after a while. Wants the lock."""
-        self._unexplained[record.id] = monotonic() + EXPLANATION_TIMEOUT_S
+        self._questions.lost(record.id, monotonic())
 
     def on_refs_died(self, ids: list[ObjectId]) -> None:
         """Those of them that were the last handles of actors are looked at by the next :meth:`tick`."""
@@ -241,15 +219,12 @@ class ActorClient:
     @property
     def is_idle(self) -> bool:
         """Whether :meth:`tick` has nothing to do."""
-        return not self._unused and not self._unexplained
+        return not self._unused and self._questions.is_idle
 
     def tick(self, now_s: float) -> None:
         """Forget actors that nobody here can call, ask for those that cannot be reached. Wants the lock."""
         self._forget_unused()
-        for actor in [actor for actor, due_s in self._unexplained.items() if now_s >= due_s]:
-            # Its node may be alive and the line to it broken: if the actor lives it is connected anew. When it has no
-            # worker yet the answer says why.
-            self._unexplained[actor] = now_s + EXPLANATION_TIMEOUT_S
+        for actor in self._questions.take_due(now_s):
             self._client.send_to_daemon(messages.SubscribeActor(actor))
 
     def _forget_unused(self) -> None:
@@ -264,8 +239,7 @@ class ActorClient:
                 del self._unused[actor]
             elif not record.calls.pending() and self._close(record.peer):
                 del self._unused[actor], self._records[actor]
-                self._unexplained.pop(actor, None)
-                self._unknown_until_s.pop(actor, None)
+                self._questions.forget(actor)
                 self._client.send_to_daemon(messages.UnsubscribeActor(actor))
 
     def _close(self, peer: Peer | None) -> bool:
