@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from remora.core.function_shapes import REMEMBERED_SHAPES, FunctionShapes
-from remora.core.submission import LINGER_S, Fail, Push, Submission
+from remora.core.submission import FORCE_GRACE_S, LINGER_S, Fail, Push, Submission
 from remora.core.task_queue import MAX_DEPTH, LeasedWorker, TaskShape
-from remora.messages.leases import CancelRequest, LeaseGranted, RequestLease, ReturnLease
+from remora.messages.leases import CancelRequest, KillLeased, LeaseGranted, RequestLease, ReturnLease
 
 ONE_CPU = {"CPU": 10_000}
 QUICK_S = 10e-6
@@ -304,6 +304,32 @@ def test_a_shape_is_of_use_after_its_queue_was_dropped(rig: Rig) -> None:
     assert quick.queue is other.queue is new.queue
     assert rig.tasks.cancel(worker.in_flight[rig.calls]) is worker
     rig.tasks.validate()
+
+
+def test_a_worker_that_does_not_end_with_a_forced_call_is_ended_by_its_daemon(rig: Rig) -> None:
+    worker, (call,) = rig.worker_with(rig.tasks.shape(ONE_CPU), 1)
+    rig.tasks.forced(worker, worker.in_flight[call], 10.0)
+    rig.tasks.tick(9.99 + FORCE_GRACE_S)
+    assert not rig.sent(KillLeased)
+    rig.tasks.tick(10.0 + FORCE_GRACE_S)
+    rig.tasks.tick(20.0)
+    assert rig.sent(KillLeased) == [KillLeased(worker.lease)], "once"
+
+
+@pytest.mark.parametrize("end", ["it replies", "its connection ends", "it dies", "the session ends"])
+def test_a_worker_that_obeys_is_not_killed(rig: Rig, end: str) -> None:
+    worker, (call,) = rig.worker_with(rig.tasks.shape(ONE_CPU), 1)
+    rig.tasks.forced(worker, worker.in_flight[call], 10.0)
+    if end == "it replies":
+        rig.tasks.completed(worker, call, QUICK_S)
+    elif end == "its connection ends":
+        rig.tasks.close(worker)
+    elif end == "it dies":
+        rig.tasks.worker_died(worker, call, "killed")
+    else:
+        rig.tasks.abandon("over")
+    rig.tasks.tick(10.0 + 2 * FORCE_GRACE_S)
+    assert not rig.sent(KillLeased)
 
 
 def test_a_worker_that_comes_for_what_was_forgotten_goes_back_at_once(rig: Rig) -> None:

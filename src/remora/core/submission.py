@@ -14,10 +14,13 @@ import msgspec
 
 from remora.core.lease_requests import QUEUE_NUMBERS, LeaseRequests
 from remora.core.task_queue import LeasedWorker, R, TaskQueue, TaskRecord, TaskShape, queue_key
-from remora.messages.leases import CancelRequest, LeaseGranted, RequestLease, ReturnLease
+from remora.messages.leases import CancelRequest, KillLeased, LeaseGranted, RequestLease, ReturnLease
 
 LINGER_S = 0.2
 """How long a worker with nothing to do is kept: a lease costs a round trip, a held CPU may cost others more."""
+
+FORCE_GRACE_S = 0.3
+"""How long a worker may take to end itself for a record that was cancelled by force."""
 
 NOTHING: tuple[Any, ...] = ()
 
@@ -36,7 +39,7 @@ class Fail(msgspec.Struct, frozen=True):
     cause: str
 
 
-Effect = RequestLease | CancelRequest | ReturnLease | Push | Fail
+Effect = RequestLease | CancelRequest | ReturnLease | KillLeased | Push | Fail
 
 
 class Submission(Generic[R]):
@@ -61,6 +64,8 @@ class Submission(Generic[R]):
         self._last_queue = -1
         self._queue_of: dict[tuple[Any, ...], TaskQueue[R]] = {}
         self._workers: dict[int, LeasedWorker[R]] = {}
+        self._forced: dict[int, tuple[float, int]] = {}
+        """Workers that were told to end themselves, by lease: until when they may, and for which call."""
 
     def shape(
         self, resources: Mapping[str, int], strategy: str = "", environment: str = "", near: bytes = b""
@@ -158,6 +163,11 @@ class Submission(Generic[R]):
             queue.cancelled.add(record.call)
             queue.drop_cancelled_front()
         return worker
+
+    def forced(self, worker: LeasedWorker[R], record: R, now_s: float) -> None:
+        """The worker was told to end itself with the record. If it has not when its time is over its daemon ends it:
+        code of C that lets no other thread run keeps a worker from obeying."""
+        self._forced[worker.lease] = now_s + FORCE_GRACE_S, record.call
 
     def granted(self, grant: LeaseGranted) -> tuple[LeasedWorker[R], Sequence[R]] | None:
         """A worker came: send it these records, in order, when it is connected.
@@ -274,6 +284,7 @@ class Submission(Generic[R]):
             queue.forget()
             self._drop(queue)
         self._workers.clear()
+        self._forced.clear()
 
     def tick(self, now_s: float) -> None:
         """Return leases that have lingered, and take back requests that nothing waits for. Every 50 ms or so."""
@@ -286,6 +297,18 @@ class Submission(Generic[R]):
                 queue.unused_since_s = now_s
             elif now_s - queue.unused_since_s >= LINGER_S:  # a grant may have met the cancelling of its request
                 self._drop(queue)
+        if self._forced:
+            self._kill_stubborn(now_s)
+
+    def _kill_stubborn(self, now_s: float) -> None:
+        for lease, (due_s, call) in list(self._forced.items()):
+            worker = self._workers.get(lease)
+            is_stubborn = worker is not None and not worker.is_lost and call in worker.in_flight
+            if is_stubborn and now_s < due_s:
+                continue
+            del self._forced[lease]
+            if is_stubborn:
+                self.outbox.append(KillLeased(lease))
 
     def _let_go(self, queue: TaskQueue[R], now_s: float) -> None:
         if queue.requests:

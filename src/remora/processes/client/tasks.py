@@ -29,7 +29,6 @@ from remora.core.submission import Fail, Push, Submission
 from remora.core.task_queue import LeasedWorker, TaskShape
 from remora.messages.leases import (
     RUNNING_UNKNOWN,
-    KillLeased,
     LeaseBroken,
     LeaseDelayed,
     LeaseGranted,
@@ -56,8 +55,6 @@ _pack_pair = Struct(">II").pack
 
 EXPLANATION_TIMEOUT_S = 6.0
 """Longer than it takes to find a node dead by its silence."""
-FORCE_GRACE_S = 0.3
-"""How long a worker may take to end itself for a call that was cancelled by force."""
 
 
 class CallPlan:
@@ -111,8 +108,6 @@ class TaskClient:
         """Another one as soon as calls of this process go to another placement group."""
         self._broken: dict[int, LeaseBroken] = {}
         """Leases whose workers are dead, until their connections were read to the end."""
-        self._forced: dict[int, tuple[float, Worker, int]] = {}
-        """Workers that were asked to end with a cancelled call, by lease: until when they have time to."""
         self._unexplained: dict[int, tuple[float, Worker, Exception | None]] = {}
         """Leases without a connection, until the daemon says why; and until when it is waited for."""
 
@@ -412,7 +407,7 @@ class TaskClient:
                 peer.outgoing.append(CancelTask(record.call, force, recursive))
                 self._peers.mark_dirty(peer)
             if worker is not None and force:
-                self._forced[worker.lease] = (monotonic() + FORCE_GRACE_S, worker, record.call)
+                self._submission.forced(worker, record, monotonic())
         if worker is None:
             error = TaskCancelledError(f"task {record.name!r} was cancelled before it started")
             self._client.values.fail(record.return_refs(), serialize_system_error(error))
@@ -427,7 +422,7 @@ class TaskClient:
     @property
     def is_idle(self) -> bool:
         """Whether :meth:`tick` would have nothing to do until something happens."""
-        return self._submission.is_idle and not self._unexplained and not self._forced
+        return self._submission.is_idle and not self._unexplained
 
     def has_unanswered_requests(self) -> bool:
         """Whether tasks of this process wait for a lease."""
@@ -438,8 +433,6 @@ class TaskClient:
         self._submission.tick(now_s)
         if self._unexplained:
             self._give_up_waiting(now_s)
-        if self._forced:
-            self._kill_stubborn(now_s)
         if self._submission.outbox:
             self._carry_out()
 
@@ -455,21 +448,11 @@ class TaskClient:
                 self._end_worker(worker)
                 self._client.send_to_daemon(ReturnLease([lease]))
 
-    def _kill_stubborn(self, now_s: float) -> None:
-        """A worker in which code of C runs, and never lets another thread run, cannot obey: its daemon ends it."""
-        for lease, (deadline_s, worker, call) in list(self._forced.items()):
-            has_ended = call not in worker.in_flight or lease in self._broken
-            if has_ended or now_s >= deadline_s:
-                del self._forced[lease]
-            if not has_ended and now_s >= deadline_s:
-                self._client.send_to_daemon(KillLeased(lease))
-
     def abandon(self, cause: str) -> None:
         """The session is over: every task fails."""
         with self._lock:
             self._submission.abandon(cause)
             self._unexplained.clear()
-            self._forced.clear()
             self._carry_out()
 
     # ------------------------------------------------------------------ doing what the machine says
