@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from remora.base.ids import short
-from remora.core.lease_queue import Claim, Request
+from remora.core.lease_demand import Claim, Request
 from remora.core.resources_ledger import Allocation
 from remora.core.worker_pool import PooledWorker, StartWorker, StopWorker
 from remora.messages.leases import LeaseBroken, LeaseDelayed, LeaseEnded, LeaseGranted, ReclaimLease, RequestFailed

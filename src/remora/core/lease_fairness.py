@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from remora.base.bundle_names import is_cpu
 from remora.base.resources import Resources, describe_units, why_never
 from remora.core.lease import Lease
-from remora.core.lease_queue import Claim, Demand
+from remora.core.lease_demand import Claim, Demand
 from remora.core.resources_ledger import ResourcesLedger
 
 QUANTUM_S = 0.005

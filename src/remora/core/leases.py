@@ -31,8 +31,9 @@ from remora.core.lease import (
     Send,
     Ticket,
 )
+from remora.core.lease_demand import Claim, DemandKey, Request
 from remora.core.lease_fairness import QUANTUM_S, leases_to_reclaim, why_it_waits, why_no_worker
-from remora.core.lease_queue import Claim, DemandKey, LeaseQueue, Request
+from remora.core.lease_queue import LeaseQueue
 from remora.core.lease_waiting import WaitingRequest, waiting_requests
 from remora.core.resources_ledger import ResourcesLedger
 from remora.core.worker_pool import MAX_WORKERS, Key, PooledWorker, StopWorker, WorkerPool
