@@ -17,7 +17,6 @@ from head_rig import STORE_BYTES, HeadRig
 from remora.base.credentials import ClusterCredentials
 from remora.base.ids import make_object_id
 from remora.messages import actors as a
-from remora.messages import head as m
 from remora.messages import key_value as k
 from remora.messages.inspection import GetNodes, Jobs, ListJobs, Nodes
 from remora.processes.daemon.head_link import HeadLink, JoinError
@@ -209,7 +208,7 @@ def test_a_node_of_a_head_that_is_away_for_good_stops_itself(rig: HeadRig, monke
 
 def test_a_load_is_told_to_all_nodes_and_decides_where_actors_go(rig: HeadRig) -> None:
     one, two = rig.join(cpus=1), rig.join(cpus=1)
-    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 0}, 3))
+    one.link.tell_load({"CPU": 10_000}, {"CPU": 0}, 3)
     rig.until(lambda: two.members[one.node].available == {"CPU": 0}, "the load is not told")
     assert two.members[one.node].queue_length == 3
     one.start_job()
@@ -222,11 +221,11 @@ def test_a_load_is_told_to_all_nodes_and_decides_where_actors_go(rig: HeadRig) -
 def test_a_hastened_load_does_not_wait_for_its_turn(rig: HeadRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("remora.core.load_reports.LOAD_INTERVAL_S", 1000.0)
     one, two = rig.join(cpus=1), rig.join(cpus=1)
-    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 0}))
+    one.link.tell_load({"CPU": 10_000}, {"CPU": 0})
     one.link.hasten_load()
     rig.until(lambda: two.members[one.node].available == {"CPU": 0}, "the load is not told")
     one.link.hasten_load()
-    one.link.tell_load(m.NodeLoad({"CPU": 10_000}, {"CPU": 10_000}))
+    one.link.tell_load({"CPU": 10_000}, {"CPU": 10_000})
     rig.until(lambda: two.members[one.node].available == {"CPU": 10_000}, "the load waits")
 
 

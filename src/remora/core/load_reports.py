@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from remora.messages.head import NodeLoad
 
 LOAD_INTERVAL_S = 0.05
@@ -14,7 +16,7 @@ class LoadReports:
 
     Example:
         >>> reports = LoadReports(store_limit_bytes=1 << 30)
-        >>> reports.update(NodeLoad({"CPU": 10_000}, {"CPU": 0}))
+        >>> reports.update({"CPU": 10_000}, {"CPU": 0})
         >>> reports.take(now_s=7.0)
         NodeLoad(total={'CPU': 10000}, available={'CPU': 0}, queue_length=0, demand=[], store_free_bytes=0)
         >>> reports.take(now_s=8.0) is None
@@ -31,10 +33,25 @@ class LoadReports:
     def __repr__(self) -> str:
         return f"<LoadReports {self._load!r}{', to be told' if self._is_due else ''}>"
 
-    def update(self, load: NodeLoad) -> None:
-        """This is what the node has now; may be said in every turn. The amounts must not change afterwards."""
-        self._load = load
-        self._is_due = self._is_due or self._is_news(load)
+    def update(
+        self,
+        total: Mapping[str, int],
+        available: Mapping[str, int],
+        queue_length: int = 0,
+        demand: Sequence[tuple[dict[str, int], int]] = (),
+        store_free_bytes: int = 0,
+    ) -> None:
+        """This is what the node has now: may be said in every turn, and is copied only when it is to be told."""
+        told = self._told
+        is_news = (
+            told is None
+            or abs(told.store_free_bytes - store_free_bytes) >= self._store_step_bytes
+            or (told.total, told.available, told.queue_length) != (total, available, queue_length)
+            or told.demand != list(demand)
+        )
+        if is_news or self._is_due:
+            self._is_due = True
+            self._load = NodeLoad(dict(total), dict(available), queue_length, list(demand), store_free_bytes)
 
     def repeat(self) -> None:
         """The head may have made something else of what it was told: it is told again."""
@@ -56,12 +73,3 @@ class LoadReports:
         self._told = self._load
         self._earliest_s = now_s + LOAD_INTERVAL_S
         return self._told
-
-    def _is_news(self, load: NodeLoad) -> bool:
-        told = self._told
-        return (
-            told is None
-            or abs(told.store_free_bytes - load.store_free_bytes) >= self._store_step_bytes
-            or (told.total, told.available, told.queue_length, told.demand)
-            != (load.total, load.available, load.queue_length, load.demand)
-        )

@@ -340,7 +340,7 @@ class SimulatedDaemon:
         self.carry_out()
         ledger, demand = self.workers.leases.ledger, self.workers.router.demand()
         count = sum(count for _, count in demand)
-        self.head.tell_load(h.NodeLoad(dict(ledger.total.units), dict(ledger.free()), count, demand))
+        self.head.tell_load(ledger.total.units, ledger.free(), count, demand)
 
     def carry_out(self) -> None:
         """The end of a turn: empty every outbox."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from remora.base.ids import NodeId, ProcessId, make_process_id
@@ -79,9 +80,15 @@ class SimulatedHeadLink:
         """This node is to end in order: it does when the head has said so to all."""
         self._say(m.LeaveCluster(reason))
 
-    def tell_load(self, load: m.NodeLoad) -> None:
+    def tell_load(
+        self,
+        total: Mapping[str, int],
+        available: Mapping[str, int],
+        queue_length: int,
+        demand: Sequence[tuple[dict[str, int], int]],
+    ) -> None:
         """What the node has."""
-        self._loads.update(load)
+        self._loads.update(total, available, queue_length, demand)
         told = self._loads.take(self._network.now_s) if self.is_open else None
         if told is not None:
             self._network.send(self.node, HEAD, told)

@@ -17,7 +17,6 @@ from remora.base.join_string import JoinString
 from remora.base.network_address import join_address, split_address
 from remora.base.resources import Resources
 from remora.core.pulls import DEFAULT_LIMIT_BYTES
-from remora.messages.head import NodeLoad
 from remora.processes.daemon.cluster_actors import ClusterActorService
 from remora.processes.daemon.cluster_messages import ClusterMessages
 from remora.processes.daemon.connected import ConnectedProcesses
@@ -171,8 +170,7 @@ class ClusterService:
         ledger, demand = workers.leases.ledger, workers.router.demand()
         count = sum(count for _, count in demand)
         free_bytes = self.daemon.objects.arena.space.free_bytes
-        # Copies: the ledger goes on changing its own.
-        self.head.tell_load(NodeLoad(dict(ledger.total.units), dict(ledger.free()), count, demand, free_bytes))
+        self.head.tell_load(ledger.total.units, ledger.free(), count, demand, free_bytes)
         self.links.flush()
         self.head.flush()
         return due_s if due_s is not None else now_s + LONGEST_TURN_S

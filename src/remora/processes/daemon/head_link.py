@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -235,12 +235,16 @@ class HeadLink:
         self._unreachable.said(report)
         self._say(report)
 
-    def tell_load(self, load: m.NodeLoad) -> None:
-        """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms.
-
-        The amounts in *load* must not change afterwards.
-        """
-        self._loads.update(load)
+    def tell_load(
+        self,
+        total: Mapping[str, int],
+        available: Mapping[str, int],
+        queue_length: int = 0,
+        demand: Sequence[tuple[dict[str, int], int]] = (),
+        store_free_bytes: int = 0,
+    ) -> None:
+        """What this node has; may be called in every turn, and leaves when it changed, at most every 50 ms."""
+        self._loads.update(total, available, queue_length, demand, store_free_bytes)
 
     def hasten_load(self) -> None:
         """What the node is about to have is what the head waits for: the next load leaves at once."""
